@@ -1,0 +1,38 @@
+# Compile settings of every target of ours, and the one way to add a test executable.
+
+add_library(tessera_settings INTERFACE)
+target_include_directories(tessera_settings INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(tessera_settings INTERFACE
+  -Wall -Wextra -Wconversion -Wshadow -Werror -fno-math-errno -fno-trapping-math)
+if(TESSERA_SANITIZE)
+  target_compile_options(tessera_settings INTERFACE -fsanitize=${TESSERA_SANITIZE} -fno-omit-frame-pointer -g1
+    -Wno-maybe-uninitialized)
+  target_link_options(tessera_settings INTERFACE -fsanitize=${TESSERA_SANITIZE})
+  if(TESSERA_SANITIZE MATCHES "undefined")
+    target_compile_options(tessera_settings INTERFACE -fno-sanitize-recover=all)
+  endif()
+endif()
+
+# tessera_library(NAME [OBJECT] SOURCES... [LINK targets...])
+function(tessera_library name)
+  cmake_parse_arguments(ARG "OBJECT" "" "SOURCES;LINK" ${ARGN})
+  if(ARG_OBJECT)
+    add_library(${name} OBJECT ${ARG_SOURCES})
+  else()
+    add_library(${name} STATIC ${ARG_SOURCES})
+  endif()
+  target_link_libraries(${name} PUBLIC tessera_settings ${ARG_LINK})
+endfunction()
+
+# tessera_test(FOLDER SOURCES... [LINK targets...]): one GoogleTest executable tests_FOLDER for a folder,
+# its cases known to ctest one by one.
+function(tessera_test folder)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  set(name tests_${folder})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE tessera_settings GTest::gtest_main ${ARG_LINK})
+  target_compile_definitions(${name} PRIVATE
+    TESSERA_SOURCE_DIR="${PROJECT_SOURCE_DIR}" TESSERA_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 120)
+endfunction()
+include(GoogleTest)

@@ -1,0 +1,12 @@
+#include "launch/command_line.h"
+
+#include <CLI/CLI.hpp>
+
+namespace tessera {
+
+void add_verbs(CLI::App& app, Action& chosen) {
+  (void)app;
+  (void)chosen;
+}
+
+}  // namespace tessera

@@ -1,0 +1,22 @@
+// The command line: one verb per file (launch/verbs/), each adding itself to the parser.
+//
+// A verb declares its options on the CLI::App it is given and sets `run`, which main() calls after parsing;
+// what it returns is the process's exit code. Errors are thrown, and printed by main() alone.
+#pragma once
+
+#include <functional>
+
+namespace CLI {
+class App;
+}
+
+namespace tessera {
+
+using Action = std::function<int()>;
+
+// Adds every verb to `app`; after parsing, `chosen` holds the action of the verb on the command line.
+void add_verbs(CLI::App& app, Action& chosen);
+
+// The verbs.
+
+}  // namespace tessera

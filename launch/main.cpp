@@ -1,0 +1,36 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "core/base/error.h"
+#include "core/base/log.h"
+#include "launch/command_line.h"
+
+namespace {
+
+int run(int argc, char** argv) {
+  CLI::App app("Tessera: pretrain open-weight language models on many ranks.", "tessera");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "tessera 0.1.0");
+  tessera::Action action;
+  tessera::add_verbs(app, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : static_cast<int>(tessera::ExitCode::usage);
+  }
+  return action();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const tessera::Error& e) {
+    tessera::log::error("{}", e.what());
+    return static_cast<int>(e.code());
+  } catch (const std::exception& e) {
+    tessera::log::error("{}", e.what());
+    return static_cast<int>(tessera::ExitCode::failure);
+  }
+}
