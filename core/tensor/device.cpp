@@ -1,0 +1,90 @@
+#include "core/tensor/device.h"
+
+#include <algorithm>
+#include <array>
+
+#include "core/base/error.h"
+#include "core/base/progress.h"
+
+namespace tessera {
+namespace {
+
+constexpr std::size_t kinds = 3;
+
+std::array<DeviceFactory, kinds>& factories() {
+  static std::array<DeviceFactory, kinds> table{};
+  return table;
+}
+
+class EagerStream : public Stream {
+ public:
+  void synchronize() override {}
+  std::uint64_t record() override { return 0; }
+  void wait(std::uint64_t) override {}
+};
+
+class MetaDevice : public Device {
+ public:
+  explicit MetaDevice(DeviceOptions options) : Device(DeviceKind::meta, options) {}
+  Stream& stream() override { return stream_; }
+  void copy(void*, const void*, std::size_t) override {}
+  void zero(void*, std::size_t) override {}
+
+ protected:
+  void* do_allocate(std::size_t) override { return nullptr; }
+  void do_release(void*, std::size_t) noexcept override {}
+
+ private:
+  EagerStream stream_;
+};
+
+const RegisterDevice register_meta(DeviceKind::meta, [](DeviceOptions options) -> std::unique_ptr<Device> {
+  return std::make_unique<MetaDevice>(options);
+});
+
+}  // namespace
+
+const char* name(DeviceKind kind) {
+  return kind == DeviceKind::cpu ? "cpu" : kind == DeviceKind::cuda ? "cuda" : "meta";
+}
+
+Device::Device(DeviceKind kind, DeviceOptions options)
+    : kind_(kind), options_(options), threads_(std::max(1, options.threads)) {}
+Device::~Device() = default;
+
+void* Device::allocate(std::size_t bytes) {
+  if (bytes == 0) return nullptr;
+  void* address = do_allocate(bytes);
+  if (address == nullptr && kind_ != DeviceKind::meta)
+    fail(
+        "out of memory on device {} {}: {} asked for, {} in use; lower micro_batch or seq_len, or set "
+        "recompute: full",
+        tessera::name(kind_), ordinal(), bytes_text(static_cast<double>(bytes)),
+        bytes_text(static_cast<double>(memory_.in_use)));
+  memory_.in_use += bytes;
+  memory_.peak = std::max(memory_.peak, memory_.in_use);
+  return address;
+}
+
+void Device::release(void* address, std::size_t bytes) noexcept {
+  memory_.in_use -= bytes;
+  if (address != nullptr) do_release(address, bytes);
+}
+
+RegisterDevice::RegisterDevice(DeviceKind kind, DeviceFactory factory) {
+  factories()[static_cast<std::size_t>(kind)] = factory;
+}
+
+std::unique_ptr<Device> make_device(DeviceKind kind, DeviceOptions options) {
+  const DeviceFactory factory = factories()[static_cast<std::size_t>(kind)];
+  if (factory == nullptr) {
+    std::string have;
+    for (std::size_t i = 0; i < kinds; ++i)
+      if (factories()[i] != nullptr)
+        have += fmt::format("{}{}", have.empty() ? "" : ", ", tessera::name(static_cast<DeviceKind>(i)));
+    fail_usage("device '{}' is not in this build, which has: {}", tessera::name(kind), have);
+  }
+  return factory(options);
+}
+
+}  // namespace tessera

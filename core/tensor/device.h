@@ -1,0 +1,90 @@
+// Where tensors live and kernels run. A rank owns its Device, and every tensor points to one: there is no
+// current device and no process-wide allocator.
+//
+// A Device belongs to one rank: allocation and kernels are called from that rank's thread only. It outlives
+// every tensor on it. Kinds: `cpu`; `cuda`; `meta`, which has shapes and byte counts but no memory, and on
+// which kernels do nothing: what dry runs and memory estimates execute on.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/thread_pool.h"
+
+namespace tessera {
+
+enum class DeviceKind : std::uint8_t { cpu, cuda, meta };
+const char* name(DeviceKind kind);
+
+struct DeviceOptions {
+  int ordinal = 0;  // among the node's devices of this kind
+  int threads = 1;  // of the pool
+};
+
+struct MemoryCounters {
+  std::size_t in_use = 0;  // bytes of live allocations
+  std::size_t peak = 0;    // its largest value since the start or reset_peak()
+};
+
+// Orders work on a device. On a device that works eagerly, as the CPU does, every operation is complete on
+// return.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual void synchronize() = 0;              // returns when all work given to it is done
+  virtual std::uint64_t record() = 0;          // an event: a mark after the work given so far
+  virtual void wait(std::uint64_t event) = 0;  // later work on this stream starts after that mark
+};
+
+class Device {
+ public:
+  explicit Device(DeviceKind kind, DeviceOptions options);
+  virtual ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  DeviceKind kind() const { return kind_; }
+  int ordinal() const { return options_.ordinal; }
+  ThreadPool& threads() { return threads_; }
+  virtual Stream& stream() = 0;
+
+  // 64-byte aligned, uninitialised; nullptr on meta and for 0 bytes. Throws Error when memory is exhausted,
+  // with what is in use.
+  void* allocate(std::size_t bytes);
+  void release(void* address, std::size_t bytes) noexcept;
+  // Between memory of this device, or this device and the host.
+  virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void zero(void* address, std::size_t bytes) = 0;
+
+  const MemoryCounters& memory() const { return memory_; }
+  void reset_peak() { memory_.peak = memory_.in_use; }
+
+  // Candidate wished for per kernel slot (config key `kernels`), and what was chosen so far (kept in
+  // checkpoints).
+  std::map<std::string, std::string> wished_kernels;
+  std::map<std::string, std::string> chosen_kernels;
+
+ protected:
+  virtual void* do_allocate(std::size_t bytes) = 0;  // nullptr when out of memory
+  virtual void do_release(void* address, std::size_t bytes) noexcept = 0;
+
+ private:
+  DeviceKind kind_;
+  DeviceOptions options_;
+  ThreadPool threads_;
+  MemoryCounters memory_;
+};
+
+// Backends register a factory when they are linked in; `meta` is always there. Throws Error for a kind that
+// this build does not have, saying which it has.
+using DeviceFactory = std::unique_ptr<Device> (*)(DeviceOptions);
+struct RegisterDevice {
+  RegisterDevice(DeviceKind kind, DeviceFactory factory);
+};
+std::unique_ptr<Device> make_device(DeviceKind kind, DeviceOptions options = {});
+
+}  // namespace tessera

@@ -1,0 +1,93 @@
+// An op's slot: for each device an ordered list of named candidates that compute it.
+//
+// The op declares the slot beside itself as a function returning a static Kernel<Args>, where Args is a plain
+// struct of its tensors and scalars. A backend file registers candidates with a file-level Register<Args>;
+// backends are linked as object files, so registrars survive. Slots are filled before main() and constant
+// afterwards: any thread may call.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "core/tensor/device.h"
+#include "core/tensor/tensor.h"
+
+namespace tessera {
+
+// Scratch memory of one kernel call, on the device.
+struct Workspace {
+  void* address = nullptr;
+  std::size_t bytes = 0;
+};
+
+// What every slot shows: its name and its candidates, for listings and the completeness test.
+class KernelSlot {
+ public:
+  struct Entry {
+    DeviceKind device;
+    std::string candidate;
+    bool deterministic;
+  };
+  const std::string& name() const { return name_; }
+  const std::vector<Entry>& entries() const { return entries_; }
+  // Every slot that has been touched; backends touch theirs when they register.
+  static const std::vector<const KernelSlot*>& all();
+
+ protected:
+  explicit KernelSlot(std::string name);
+  // Notes the choice in device.chosen_kernels; true if `candidate` is the one wished for, or none is.
+  bool allowed(const Device& device, const std::string& candidate) const;
+  void note_choice(Device& device, const std::string& candidate) const;
+  [[noreturn]] void no_candidate(const Device& device) const;
+  std::vector<Entry> entries_;
+
+ private:
+  std::string name_;
+};
+
+template <class Args>
+class Kernel : public KernelSlot {
+ public:
+  struct Candidate {
+    DeviceKind device;
+    std::string name;
+    void (*run)(const Args&, Workspace) = nullptr;
+    bool (*can_run)(const Args&) = nullptr;                 // absent: always
+    std::size_t (*workspace_bytes)(const Args&) = nullptr;  // absent: none; must not read tensor data
+    bool deterministic = true;
+  };
+
+  explicit Kernel(std::string name) : KernelSlot(std::move(name)) {}
+
+  void add(Candidate candidate) {
+    entries_.push_back({candidate.device, candidate.name, candidate.deterministic});
+    candidates_.push_back(std::move(candidate));
+  }
+
+  // Runs the first candidate that may and can. On meta only the CPU's workspace is accounted for.
+  void operator()(const Args& args, Device& device) const {
+    const DeviceKind kind = device.kind() == DeviceKind::meta ? DeviceKind::cpu : device.kind();
+    for (const Candidate& candidate : candidates_) {
+      if (candidate.device != kind || !allowed(device, candidate.name)) continue;
+      if (candidate.can_run != nullptr && !candidate.can_run(args)) continue;
+      const std::size_t bytes = candidate.workspace_bytes == nullptr ? 0 : candidate.workspace_bytes(args);
+      const Storage scratch(device, bytes);
+      if (device.kind() == DeviceKind::meta) return;
+      note_choice(device, candidate.name);
+      candidate.run(args, {scratch.address(), bytes});
+      return;
+    }
+    no_candidate(device);
+  }
+
+ private:
+  std::vector<Candidate> candidates_;
+};
+
+template <class Args>
+struct Register {
+  Register(Kernel<Args>& slot, typename Kernel<Args>::Candidate candidate) { slot.add(std::move(candidate)); }
+};
+
+}  // namespace tessera
