@@ -51,7 +51,7 @@ void record(const char* op, std::span<const Tensor> inputs, std::span<Tensor*> o
   auto node = std::make_shared<Node>();
   node->op = op;
   node->order = next_order();
-  node->outputs = static_cast<int>(outputs.size());
+  for (const Tensor* output : outputs) node->output_shapes.push_back(output->shape());
   for (const Tensor& input : inputs) node->inputs.push_back({input.node(), input.output_index()});
   node->backward = std::move(backward);
   for (std::size_t i = 0; i < outputs.size(); ++i) outputs[i]->set_node(node, static_cast<int>(i));
@@ -62,6 +62,7 @@ Tensor as_leaf(const Tensor& tensor) {
   auto node = std::make_shared<Node>();
   node->op = "leaf";
   node->order = next_order();
+  node->output_shapes = {tensor.shape()};
   leaf.set_node(std::move(node), 0);
   return leaf;
 }
@@ -77,8 +78,10 @@ std::vector<Tensor> backward(std::span<const Tensor> outputs, std::span<const Te
   const auto deliver = [&](const std::shared_ptr<Node>& node, int output, const Tensor& gradient) {
     if (!node || !gradient.defined()) return;
     Pending& entry = pending[node->order];
-    if (!entry.node) entry = {node, std::vector<Tensor>(static_cast<std::size_t>(node->outputs))};
-    accumulate(entry.gradients[static_cast<std::size_t>(output)], gradient);
+    if (!entry.node) entry = {node, std::vector<Tensor>(node->output_shapes.size())};
+    const auto index = static_cast<std::size_t>(output);
+    const Shape& shape = node->output_shapes[index];
+    accumulate(entry.gradients[index], gradient.shape() == shape ? gradient : gradient.view(shape));
   };
   for (std::size_t i = 0; i < outputs.size(); ++i)
     deliver(outputs[i].node(), outputs[i].output_index(), gradients[i]);

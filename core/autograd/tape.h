@@ -43,8 +43,8 @@ struct Edge {
 
 struct Node {
   const char* op = "";
-  std::uint64_t order = 0;  // nodes made later have larger numbers: a topological order
-  int outputs = 1;
+  std::uint64_t order = 0;           // nodes made later have larger numbers: a topological order
+  std::vector<Shape> output_shapes;  // a gradient arrives in this shape, whatever view of the output was used
   std::vector<Edge> inputs;
   BackwardFunction backward;  // empty on a leaf, and once it has run
 };

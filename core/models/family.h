@@ -1,0 +1,56 @@
+// Model families as data: config keys with their defaults, the spec they build, and the names of their
+// tensors.
+//
+// A family's keys are those of Hugging Face's config.json, in its newer dialect (rope_parameters). A table,
+// constant after start-up; any thread.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/json.h"
+#include "core/nn/spec.h"
+
+namespace tessera {
+
+enum class KeyKind { integer, number, boolean, text, object, any };
+
+struct ConfigKey {
+  std::string name;
+  KeyKind kind;
+  std::string default_json;  // JSON text of the class default; "null" where it is derived from other keys
+  std::string help;
+};
+
+// A tensor's two names; "{}" stands for the layer number.
+struct TensorName {
+  std::string logical;       // "layers.{}.attention.q.weight"
+  std::string hugging_face;  // "model.layers.{}.self_attn.q_proj.weight"
+};
+
+struct Family {
+  std::string model_type;    // "llama"
+  std::string architecture;  // "LlamaForCausalLM"
+  std::vector<ConfigKey> keys;
+  // From a config with every key present (see complete_config). Throws Error naming the key at fault.
+  ModelSpec (*build)(const Json& config) = nullptr;
+  std::vector<TensorName> names;
+};
+
+std::span<const Family> families();
+// Throws Error naming the families there are.
+const Family& find_family(std::string_view model_type);
+
+// `given` with absent keys filled from the defaults; their names are appended to `defaulted` if not null. A
+// key of the wrong type, or (when `strict`) unknown to the family, throws Error beginning with `origin`.
+Json complete_config(const Family& family, const Json& given, std::string_view origin, bool strict,
+                     std::vector<std::string>* defaulted = nullptr);
+
+// The other name of a tensor; nullopt if the family has none of that name.
+std::optional<std::string> hugging_face_name(const Family& family, std::string_view logical);
+std::optional<std::string> logical_name(const Family& family, std::string_view hugging_face);
+
+}  // namespace tessera
