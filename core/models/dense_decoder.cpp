@@ -34,7 +34,7 @@ bool flag(const Json& config, const char* key) {
 RopeSpec rope_of(const Json& config, std::int64_t head_dim) {
   const Json& rope = config.at("rope_parameters");
   if (!rope.is_object()) fail_usage("model: 'rope_parameters' is {}; it must be a mapping", rope.dump());
-  RopeSpec spec{.width = head_dim, .theta = positive(rope, "rope_theta", "rope_parameters")};
+  RopeSpec spec{head_dim, positive(rope, "rope_theta", "rope_parameters"), std::nullopt};
   const std::string type = rope.value("rope_type", "default");
   if (type == "llama3") {
     constexpr const char* where = "rope_parameters of type llama3:";
