@@ -1,0 +1,104 @@
+// The blocks that models are made of: norm, attention, FFN, the residual cell and the layer.
+//
+// Each is built from its spec (core/nn/spec.h) and reads sizes from its tensors. In shapes, B is sequences, S
+// positions, H the hidden size. Rank's thread only.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "core/nn/module.h"
+#include "core/nn/spec.h"
+
+namespace tessera {
+
+enum class Recompute { none, selective, full };
+
+// What every block of one forward pass sees. Handles; cheap to copy into recomputation closures.
+struct ForwardContext {
+  Tensor positions;  // I32 [B, S]
+  Tensor doc_start;  // I32 [B, S], index in the row of the first token of its document; undefined: no
+                     // document mask
+  Recompute recompute = Recompute::none;
+};
+
+// How a block makes its parameters.
+struct BuildContext {
+  Device& device;
+  DType compute;
+  double init_std;
+  std::int64_t hidden_size;
+  std::int64_t positions;  // rope tables reach this far
+};
+
+class Norm : public Module {
+ public:
+  Norm(std::string name, const NormSpec& spec, std::int64_t width, const BuildContext& build);
+  Tensor forward(const Tensor& x);  // normalised over the last dimension, same shape, contiguous
+
+ private:
+  double eps_;
+  Parameter& weight_;  // [width]
+};
+
+// What a residual cell adds to the stream.
+class Body : public Module {
+ public:
+  using Module::Module;
+  virtual Tensor forward(const Tensor& x, const ForwardContext& context) = 0;  // [B, S, H] to [B, S, H]
+};
+
+class Attention : public Body {
+ public:
+  Attention(const std::string& name, const AttentionSpec& spec, const BuildContext& build);
+  Tensor forward(const Tensor& x, const ForwardContext& context) override;
+
+ private:
+  Tensor mix(const Tensor& qkv, const ForwardContext& context);  // [B, S, (nh + 2 nkv) dh] to [B, S, nh dh]
+
+  AttentionSpec spec_;
+  Parameter& qkv_;          // [(nh + 2 nkv) dh, H]
+  Parameter* qkv_bias_;     // [(nh + 2 nkv) dh] or null
+  Parameter& output_;       // [H, nh dh]
+  Parameter* output_bias_;  // [H] or null
+  std::unique_ptr<Norm> q_norm_, k_norm_;
+  Tensor rope_table_;  // F32 [positions, width]
+};
+
+class Ffn : public Body {
+ public:
+  Ffn(const std::string& name, const FfnSpec& spec, const BuildContext& build);
+  Tensor forward(const Tensor& x, const ForwardContext& context) override;
+
+ private:
+  Parameter& gate_up_;       // [2 I, H], gate rows first
+  Parameter* gate_up_bias_;  // [2 I] or null
+  Parameter& down_;          // [H, I]
+  Parameter* down_bias_;     // [H] or null
+};
+
+// x + body(norm(x)).
+class Cell : public Module {
+ public:
+  Cell(const std::string& layer, const CellSpec& spec, const BuildContext& build);
+  Tensor forward(const Tensor& x, const ForwardContext& context);
+
+ private:
+  std::unique_ptr<Norm> norm_;
+  std::unique_ptr<Body> body_;
+};
+
+class Layer : public Module {
+ public:
+  Layer(const std::string& name, const LayerSpec& spec, const BuildContext& build);
+  Tensor forward(const Tensor& x, const ForwardContext& context);  // [B, S, H]
+
+ private:
+  std::vector<std::unique_ptr<Cell>> cells_;
+};
+
+// cos and sin of position × frequency: row p holds cos for width/2 pairs, then sin. F32 [positions, width],
+// angles computed in fp32 as transformers does.
+Tensor rope_table(const RopeSpec& spec, std::int64_t positions, Device& device);
+
+}  // namespace tessera

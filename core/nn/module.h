@@ -1,0 +1,59 @@
+// A named tree of parameters and children, with hooks by which parallelism enters.
+//
+// A Module owns its parameters; children are members of the concrete block and outlive nothing else. Hooks
+// run when a block's forward begins and ends, in recomputation too; they are identity unless `parallel`
+// installs some. Rank's thread only.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/nn/parameter.h"
+
+namespace tessera {
+
+class Module {
+ public:
+  explicit Module(std::string name) : name_(std::move(name)) {}
+  virtual ~Module() = default;
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+
+  const std::string& name() const { return name_; }
+  // This module's own parameters, then its children's, in order of construction.
+  std::vector<Parameter*> parameters() const;
+
+  using Hook = std::function<void(Module&)>;
+  void on_enter(Hook hook) { enter_.push_back(std::move(hook)); }
+  void on_leave(Hook hook) { leave_.push_back(std::move(hook)); }
+
+  // A forward pass through a module holds one of these.
+  class Scope {
+   public:
+    explicit Scope(Module& module) : module_(module) {
+      for (const Hook& hook : module_.enter_) hook(module_);
+    }
+    ~Scope() {
+      for (const Hook& hook : module_.leave_) hook(module_);
+    }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Module& module_;
+  };
+
+ protected:
+  Parameter& add_parameter(std::unique_ptr<Parameter> parameter);
+  void add_child(Module& child) { children_.push_back(&child); }
+
+ private:
+  std::string name_;
+  std::vector<std::unique_ptr<Parameter>> own_;
+  std::vector<Module*> children_;
+  std::vector<Hook> enter_, leave_;
+};
+
+}  // namespace tessera
