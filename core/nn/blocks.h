@@ -12,8 +12,6 @@
 
 namespace tessera {
 
-enum class Recompute { none, selective, full };
-
 // What every block of one forward pass sees. Handles; cheap to copy into recomputation closures.
 struct ForwardContext {
   Tensor positions;  // I32 [B, S]

@@ -12,6 +12,9 @@
 
 namespace tessera {
 
+// Which activations are recomputed in backward: none, attention's (selective), or every layer's (full).
+enum class Recompute { none, selective, full };
+
 // w ⊙ x / √(mean x² + ε), statistics in fp32.
 struct NormSpec {
   double eps = 1e-6;

@@ -15,11 +15,11 @@
 #include <vector>
 
 #include "core/base/json.h"
+#include "core/nn/spec.h"
 
 namespace tessera {
 
 enum class Precision { fp32, bf16 };
-enum class Recompute { none, selective, full };
 enum class OnNonfinite { stop, skip };
 enum class ScheduleName { cosine, wsd, constant };
 
