@@ -1,0 +1,38 @@
+// The training run on one rank: sets it up, resumes it, steps it, saves it.
+//
+// Every rank of a run makes one Trainer, with the same config, and calls run(). The Trainer owns the device, model,
+// optimizer, data and log of its rank; the process group outlives it.
+#pragma once
+
+#include <memory>
+
+#include "core/base/error.h"
+#include "launch/config/config.h"
+
+namespace tessera {
+
+class ProcessGroup;
+
+struct TrainOptions {
+  bool fresh = false;         // refuse a checkpoint directory that holds checkpoints
+  int ranks_on_node = 1;      // that share this machine's cores
+  const char* how = "alone";  // "threads" or "mpi": how ranks were started, for the start-up table
+};
+
+class Trainer {
+ public:
+  Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& options);
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  // Trains to the last step, or until a signal asks to stop. Returns ok, or requeue after saving on request, or
+  // numbers_suspect after a non-finite loss or norm where the config says stop. Throws Error on failure.
+  ExitCode run();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace tessera
