@@ -1,5 +1,5 @@
-// What a run will need, before it begins: memory by a dry run on the meta device, time by the model's FLOPs and a
-// short measurement of this machine. Estimates; any thread.
+// What a run will need, before it begins: memory by a dry run on the meta device, time by the model's FLOPs
+// and a short measurement of this machine. Estimates; any thread.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@ namespace tessera {
 struct RunShape {
   std::int64_t micro_batch = 1, seq_len = 1;
   std::int64_t global_batch = 1;
-  std::int64_t gradient_buffers = 1;  // main gradient, and partial sums where a rank holds several reduce groups
+  std::int64_t gradient_buffers =
+      1;  // main gradient, and partial sums where a rank holds several reduce groups
 };
 
 // Bytes of one rank's weights, gradients, moments and activations at their peak.

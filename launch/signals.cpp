@@ -7,7 +7,9 @@ namespace {
 
 volatile std::sig_atomic_t requested = 0;
 
-extern "C" void note_request(int signal) { requested = signal; }
+extern "C" void note_request(int signal) {
+  requested = signal;
+}
 
 }  // namespace
 
@@ -19,6 +21,8 @@ void watch_for_stop_requests() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-int stop_request() { return requested; }
+int stop_request() {
+  return requested;
+}
 
 }  // namespace tessera

@@ -1,7 +1,7 @@
 // Requests to save and stop, delivered as signals.
 //
-// SIGUSR1 always, and SIGTERM where it reaches the ranks (srun; bare mpirun kills instead). The handler only sets a
-// flag of the process; all ranks agree on it at a step's end. Process-wide, as signals are.
+// SIGUSR1 always, and SIGTERM where it reaches the ranks (srun; bare mpirun kills instead). The handler only
+// sets a flag of the process; all ranks agree on it at a step's end. Process-wide, as signals are.
 #pragma once
 
 namespace tessera {

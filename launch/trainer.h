@@ -1,7 +1,7 @@
 // The training run on one rank: sets it up, resumes it, steps it, saves it.
 //
-// Every rank of a run makes one Trainer, with the same config, and calls run(). The Trainer owns the device, model,
-// optimizer, data and log of its rank; the process group outlives it.
+// Every rank of a run makes one Trainer, with the same config, and calls run(). The Trainer owns the device,
+// model, optimizer, data and log of its rank; the process group outlives it.
 #pragma once
 
 #include <memory>
@@ -26,8 +26,8 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Trains to the last step, or until a signal asks to stop. Returns ok, or requeue after saving on request, or
-  // numbers_suspect after a non-finite loss or norm where the config says stop. Throws Error on failure.
+  // Trains to the last step, or until a signal asks to stop. Returns ok, or requeue after saving on request,
+  // or numbers_suspect after a non-finite loss or norm where the config says stop. Throws Error on failure.
   ExitCode run();
 
  private:

@@ -25,17 +25,17 @@ struct ThreadPool::State {
   std::condition_variable finished;
   std::atomic<std::uint64_t> generation{0};  // one per parallel_for
   std::atomic<bool> stop{false};
-  const std::function<void(std::int64_t)>* task = nullptr;
+  const std::function<void(std::int64_t, int)>* task = nullptr;
   std::int64_t items = 0;
   std::atomic<std::int64_t> next{0};
   std::atomic<int> busy{0};  // workers that have not yet finished this generation
   std::exception_ptr error;
   std::vector<std::thread> workers;
 
-  void drain() {
+  void drain(int slot) {
     for (std::int64_t i = next.fetch_add(1); i < items; i = next.fetch_add(1)) {
       try {
-        (*task)(i);
+        (*task)(i, slot);
       } catch (...) {
         const std::lock_guard lock(mutex);
         if (!error) error = std::current_exception();
@@ -43,7 +43,7 @@ struct ThreadPool::State {
     }
   }
 
-  void work() {
+  void work(int slot) {
     std::uint64_t seen = 0;
     while (true) {
       for (int i = 0; i < spins && generation.load() == seen && !stop.load(); ++i) __builtin_ia32_pause();
@@ -53,7 +53,7 @@ struct ThreadPool::State {
       }
       if (stop.load()) return;
       seen = generation.load();
-      drain();
+      drain(slot);
       if (busy.fetch_sub(1) == 1) {
         const std::lock_guard lock(mutex);
         finished.notify_one();
@@ -64,7 +64,8 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int threads) : threads_(threads), state_(std::make_unique<State>()) {
   assert(threads >= 1);
-  for (int i = 1; i < threads; ++i) state_->workers.emplace_back([state = state_.get()] { state->work(); });
+  for (int i = 1; i < threads; ++i)
+    state_->workers.emplace_back([state = state_.get(), i] { state->work(i); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -77,8 +78,12 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::parallel_for(std::int64_t items, const std::function<void(std::int64_t)>& task) {
+  parallel_for_slots(items, [&task](std::int64_t item, int) { task(item); });
+}
+
+void ThreadPool::parallel_for_slots(std::int64_t items, const std::function<void(std::int64_t, int)>& task) {
   if (threads_ == 1 || items <= 1) {
-    for (std::int64_t i = 0; i < items; ++i) task(i);
+    for (std::int64_t i = 0; i < items; ++i) task(i, 0);
     return;
   }
   State& s = *state_;
@@ -92,7 +97,7 @@ void ThreadPool::parallel_for(std::int64_t items, const std::function<void(std::
     s.generation.fetch_add(1);
   }
   s.wake.notify_all();
-  s.drain();
+  s.drain(0);
   for (int i = 0; i < spins && s.busy.load() != 0; ++i) __builtin_ia32_pause();
   std::unique_lock lock(s.mutex);
   s.finished.wait(lock, [&] { return s.busy.load() == 0; });

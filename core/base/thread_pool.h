@@ -25,6 +25,9 @@ class ThreadPool {
   // that a task threw is rethrown here, after the others finished.
   void parallel_for(std::int64_t items, const std::function<void(std::int64_t)>& task);
 
+  // The same; `slot` in [0, size()) tells apart tasks that run at the same time, for scratch memory.
+  void parallel_for_slots(std::int64_t items, const std::function<void(std::int64_t item, int slot)>& task);
+
   // Runs task(begin, end) over [0, count) cut into blocks of `grain`; for elementwise work.
   void parallel_blocks(std::int64_t count, std::int64_t grain,
                        const std::function<void(std::int64_t, std::int64_t)>& task);

@@ -100,6 +100,28 @@ Tensor Tensor::split_last(std::int64_t groups) const {
   return tensor;
 }
 
+Tensor Tensor::collapse_leading(int keep) const {
+  const int leading = rank() - keep;
+  assert(leading >= 1);
+  Tensor tensor = *this;
+  std::array<std::int64_t, Shape::max_rank> dims{};
+  std::array<std::int64_t, Shape::max_rank> strides{};
+  dims[0] = 1;
+  for (int i = 0; i < leading; ++i) {
+    dims[0] *= shape_[i];
+    assert(i + 1 == leading || shape_[i] == 1 || strides_[i] == shape_[i + 1] * strides_[i + 1]);
+  }
+  strides[0] = strides_[leading - 1];
+  for (int i = 0; i < keep; ++i) {
+    dims[static_cast<std::size_t>(i + 1)] = shape_[leading + i];
+    strides[static_cast<std::size_t>(i + 1)] = strides_[leading + i];
+  }
+  const auto rank_now = static_cast<std::size_t>(keep + 1);
+  tensor.shape_ = Shape(std::span(dims.data(), rank_now));
+  tensor.strides_ = Shape(std::span(strides.data(), rank_now));
+  return tensor;
+}
+
 Tensor Tensor::detach() const {
   Tensor tensor = *this;
   tensor.node_ = nullptr;

@@ -1,0 +1,35 @@
+// Elementwise ops: sums, conversions, scaling. Tensors are contiguous unless said otherwise.
+#pragma once
+
+#include "core/tensor/kernel.h"
+
+namespace tessera {
+
+struct AddArgs {
+  Tensor a, b, out;  // one shape, one of f32 or bf16; bf16 adds in fp32 and rounds once
+};
+Kernel<AddArgs>& add_kernel();
+
+struct ConvertArgs {
+  Tensor from, to;  // one shape; f32 or bf16 each
+};
+Kernel<ConvertArgs>& convert_kernel();
+
+struct ScaleArgs {
+  Tensor x;       // f32, any shape
+  Tensor factor;  // f32 scalar
+};
+Kernel<ScaleArgs>& scale_kernel();
+
+// x + y, recorded. Same shape and dtype.
+Tensor add(const Tensor& x, const Tensor& y);
+// a + b, never recorded: for the tape and for sums of gradients.
+Tensor add_values(const Tensor& a, const Tensor& b);
+// into += from, fp32.
+void add_into(const Tensor& into, const Tensor& from);
+// Copies with a change of dtype, to nearest even.
+void convert(const Tensor& from, const Tensor& to);
+// x *= factor.
+void scale(const Tensor& x, const Tensor& factor);
+
+}  // namespace tessera
