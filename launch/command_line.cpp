@@ -5,8 +5,7 @@
 namespace tessera {
 
 void add_verbs(CLI::App& app, Action& chosen) {
-  (void)app;
-  (void)chosen;
+  add_config_verb(app, chosen);
 }
 
 }  // namespace tessera

@@ -18,5 +18,6 @@ using Action = std::function<int()>;
 void add_verbs(CLI::App& app, Action& chosen);
 
 // The verbs.
+void add_config_verb(CLI::App& app, Action& chosen);
 
 }  // namespace tessera

@@ -24,6 +24,7 @@ enum class OnNonfinite { stop, skip };
 enum class ScheduleName { cosine, wsd, constant };
 
 struct ModelConfig {
+  ModelConfig();                     // no family, no keys
   std::string family;                // Hugging Face's model_type
   std::shared_ptr<const Json> keys;  // the other keys as given, those of config.json: an object, never null
 };

@@ -1,0 +1,225 @@
+#include "launch/config/config.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/base/io.h"
+#include "core/models/family.h"
+#include "launch/config/fields.h"
+#include "launch/config/yaml.h"
+
+namespace tessera {
+
+using fields::Field;
+using fields::Section;
+using yaml::Kind;
+using yaml::Node;
+
+namespace {
+
+std::vector<std::string> names_of(const std::vector<Field>& list) {
+  std::vector<std::string> names;
+  for (const Field& field : list) names.push_back(field.name);
+  return names;
+}
+
+void note_places(const Node& node, const std::string& key, Config& config) {
+  if (!key.empty()) config.places[key] = node.place.text();
+  const std::string prefix = key.empty() ? "" : key + ".";
+  for (std::size_t i = 0; i < node.items.size(); ++i)
+    note_places(node.items[i], prefix + std::to_string(i), config);
+  for (const yaml::Entry& entry : node.entries) note_places(entry.value, prefix + entry.key, config);
+}
+
+void read_section(const Section& section, const Node& node, Config& config) {
+  if (node.kind != Kind::map) {
+    yaml::fail_at(node.place, fmt::format("{} must be a map of keys, found {}", section.name,
+                                          yaml::kind_name(node.kind)));
+  }
+  std::vector<const yaml::Entry*> others;
+  for (const yaml::Entry& entry : node.entries) {
+    const auto field = std::find_if(section.fields.begin(), section.fields.end(),
+                                    [&](const Field& f) { return f.name == entry.key; });
+    if (field != section.fields.end()) {
+      field->read(entry.value, config);
+    } else if (section.read_others) {
+      others.push_back(&entry);
+    } else {
+      yaml::fail_at(entry.key_place, fmt::format("unknown key '{}' in {}{}", entry.key, section.name,
+                                                 did_you_mean(entry.key, names_of(section.fields))));
+    }
+  }
+  for (const Field& field : section.fields) {
+    if (field.required && node.find(field.name) == nullptr) {
+      yaml::fail_at(node.place, fmt::format("{} lacks the key {}", section.name, field.name));
+    }
+  }
+  if (section.read_others) section.read_others(others, config);
+}
+
+// What must fit together, and what the model's family says of its keys.
+void check(const Config& config) {
+  const TrainConfig& train = config.train;
+  if (train.global_batch % train.micro_batch != 0) {
+    config.fail_at("train.global_batch", fmt::format("({}) must be a multiple of train.micro_batch ({})",
+                                                     train.global_batch, train.micro_batch));
+  }
+  if (config.parallel.dp && train.global_batch % (train.micro_batch * *config.parallel.dp) != 0) {
+    config.fail_at("parallel.dp", fmt::format("({}) must divide the {} microbatches of a step",
+                                              *config.parallel.dp, train.global_batch / train.micro_batch));
+  }
+  if (config.schedule.min_lr > config.optimizer.lr) {
+    config.fail_at("schedule.min_lr", fmt::format("({}) must not exceed optimizer.lr ({})",
+                                                  config.schedule.min_lr, config.optimizer.lr));
+  }
+  if (config.schedule.decay_steps && config.schedule.name != ScheduleName::wsd) {
+    config.fail_at("schedule.decay_steps", "is used by the schedule wsd only; remove it");
+  }
+  if (config.log.eval_every > 0 && config.data.valid.empty() && config.places.contains("log.eval_every")) {
+    config.fail_at("log.eval_every", "needs data.valid, a held-out token file");
+  }
+}
+
+void check_model(const Node& model, const Config& config) {
+  const Node* name = model.find("family");
+  try {
+    find_family(config.model.family);
+  } catch (const Error& e) {
+    yaml::fail_at(name->place, e.what());
+  }
+  const Family& family = find_family(config.model.family);
+  std::vector<std::string> known{"family"};
+  for (const ConfigKey& key : family.keys) known.push_back(key.name);
+  for (const yaml::Entry& entry : model.entries) {
+    if (entry.key == "rope_theta" || entry.key == "rope_scaling") continue;  // merged into rope_parameters
+    if (std::find(known.begin(), known.end(), entry.key) == known.end()) {
+      yaml::fail_at(entry.key_place, fmt::format("unknown key '{}' in model, of family {}{}", entry.key,
+                                                 family.model_type, did_you_mean(entry.key, known)));
+    }
+    if (entry.key == "family") continue;
+    const Json one = {{entry.key, (*config.model.keys)[entry.key]}};
+    try {  // its type, with this key's own place
+      complete_config(family, one, entry.value.place.text(), true);
+    } catch (const Error& e) {
+      throw Error(e.what(), ExitCode::usage);
+    }
+  }
+}
+
+Config read_tree(const Node& root) {
+  if (root.kind != Kind::map) {
+    yaml::fail_at(root.place,
+                  fmt::format("a config is a map of sections, found {}", yaml::kind_name(root.kind)));
+  }
+  std::vector<std::string> names;
+  for (const Section& section : fields::sections()) names.push_back(section.name);
+  for (const yaml::Entry& entry : root.entries) {
+    if (std::find(names.begin(), names.end(), entry.key) == names.end()) {
+      std::string all;
+      for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
+      yaml::fail_at(entry.key_place, fmt::format("unknown section '{}'{}; there are: {}", entry.key,
+                                                 did_you_mean(entry.key, names), all));
+    }
+  }
+  Config config;
+  note_places(root, "", config);
+  for (const Section& section : fields::sections()) {
+    if (const Node* node = root.find(section.name)) {
+      read_section(section, *node, config);
+    } else if (section.required) {
+      yaml::fail_at(root.place, fmt::format("the section {} is missing", section.name));
+    }
+  }
+  check_model(*root.find("model"), config);
+  check(config);
+  return config;
+}
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts{""};
+  for (const char c : text) {
+    if (c == separator) {
+      parts.emplace_back();
+    } else {
+      parts.back() += c;
+    }
+  }
+  return parts;
+}
+
+// The child of `node` that `part` names, made where absent.
+Node& child(Node& node, const std::string& part, const std::string& place) {
+  const bool index = !part.empty() && part.size() < 7 &&
+                     std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; });
+  const yaml::Place here{std::make_shared<const std::string>(place), 0, 0};
+  if (node.kind == Kind::sequence) {
+    if (!index) fail_usage("{}: '{}' must be an index, since a list is meant", place, part);
+    const std::size_t i = std::stoul(part);
+    if (i > node.items.size())
+      fail_usage("{}: the list has {} entries; {} is beyond its end", place, node.items.size(), i);
+    if (i == node.items.size()) {
+      node.items.emplace_back();
+      node.items.back().place = here;
+    }
+    return node.items[i];
+  }
+  if (node.kind == Kind::null) {
+    node.kind = Kind::map;
+    node.place = here;
+  }
+  if (node.kind != Kind::map)
+    fail_usage("{}: '{}' is inside {}, which has no keys", place, part, yaml::kind_name(node.kind));
+  if (Node* found = node.find(part)) return *found;
+  node.entries.push_back({part, here, {}});
+  node.entries.back().value.place = here;
+  return node.entries.back().value;
+}
+
+void apply_override(Node& root, const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0) {
+    fail_usage("override '{}' is not of the form key=value, such as train.steps=100", text);
+  }
+  const std::string place = "override " + text;
+  const std::vector<std::string> parts = split(text.substr(0, equals), '.');
+  if (parts.size() > 64) fail_usage("{}: more than 64 levels", place);
+  Node* node = &root;
+  for (const std::string& part : parts) {
+    if (part.empty()) fail_usage("{}: the key has an empty part", place);
+    node = &child(*node, part, place);
+  }
+  *node = yaml::parse_value(text.substr(equals + 1), place);
+}
+
+}  // namespace
+
+ModelConfig::ModelConfig() : keys(std::make_shared<const Json>(Json::object())) {}
+
+void Config::fail_at(const std::string& key, const std::string& message) const {
+  const auto place = places.find(key);
+  if (place == places.end()) fail_usage("{} {}", key, message);
+  fail_usage("{}: {} {}", place->second, key, message);
+}
+
+Config parse_config(const std::string& text, const std::string& origin,
+                    const std::vector<std::string>& overrides) {
+  Node root = yaml::parse(text, origin);
+  for (const std::string& override_text : overrides) apply_override(root, override_text);
+  return read_tree(root);
+}
+
+Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
+  std::string text;
+  try {
+    text = io::read_text(path, std::uint64_t{1} << 24);
+  } catch (const Error& e) {
+    throw Error(e.what(), ExitCode::usage);
+  }
+  return parse_config(text, path.string(), overrides);
+}
+
+Config config_from_json(const std::string& text, const std::string& origin) {
+  return read_tree(fields::from_json(parse_json(text, origin), origin));
+}
+
+}  // namespace tessera
