@@ -1,0 +1,76 @@
+// A model to read from: a checkpoint of ours or a Hugging Face directory, seen alike.
+//
+// What checkpoints say about their model is also fixed here: the trainer and `import` put model_meta() into
+// the checkpoint's meta, and attach the tokenizer and the other files under their usual names.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/hf_config.h"
+#include "core/nn/model.h"
+
+namespace tessera {
+
+// What belongs to a model besides its tensors.
+struct ModelDescription {
+  ReleaseConfig release;
+  DType dtype = DType::f32;                  // of an import its weights', else the training precision's
+  std::map<std::string, std::string> files;  // tokenizer.json, chat_template.jinja, …: name to content
+};
+
+// The value of a checkpoint meta's key "model".
+Json model_meta(const ModelDescription& description);
+
+// A logical tensor of a model: the unit of checkpoints and releases.
+struct LogicalTensor {
+  std::string name;
+  std::vector<std::int64_t> shape;
+};
+// Of a spec, in the model's order; allocates no tensor.
+std::vector<LogicalTensor> logical_tensors(const ModelSpec& spec);
+
+// The two names of a family's tensors, as import and publish use them. nullopt if there is none.
+std::optional<std::string> release_name(const Family& family, const std::string& logical);
+std::optional<std::string> logical_tensor_name(const Family& family, const std::string& hugging_face);
+
+// An open model; a cheap handle, any thread. Opening checks that exactly the tensors of the config are there,
+// with its shapes.
+class ModelSource {
+ public:
+  class Reader;
+  ModelSource(ModelDescription description, std::string origin, std::shared_ptr<const Reader> reader);
+
+  const ModelDescription& description() const { return *description_; }
+  const ModelSpec& spec() const { return description_->release.spec; }
+  const std::string& origin() const { return origin_; }  // the directory that was opened
+  // Whole rows [first, first + rows) of a logical tensor of `shape`, as fp32.
+  void read(const LogicalTensor& tensor, std::int64_t first, std::int64_t rows, std::span<float> out) const;
+
+ private:
+  std::shared_ptr<const ModelDescription> description_;
+  std::string origin_;
+  std::shared_ptr<const Reader> reader_;
+};
+
+class ModelSource::Reader {
+ public:
+  virtual ~Reader() = default;
+  virtual void read(const LogicalTensor& tensor, std::int64_t first, std::int64_t rows,
+                    std::span<float> out) const = 0;
+};
+
+// `path` is a checkpoint, a directory of checkpoints (its newest good one) or a Hugging Face directory.
+ModelSource open_model(const std::filesystem::path& path);
+ModelSource open_release(const std::filesystem::path& dir);  // a Hugging Face directory only
+
+// Fills every parameter of `model`, which has the source's spec.
+void load_parameters(Model& model, const ModelSource& source);
+// The same with every value rounded to `dtype` on the way.
+void load_parameters(Model& model, const ModelSource& source, DType rounded_to);
+
+}  // namespace tessera
