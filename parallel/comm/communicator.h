@@ -1,0 +1,88 @@
+// A group of ranks that exchange tensors: one interface for threads of a process and for MPI processes.
+//
+// Every member but send, recv and abort is collective: all ranks call it, in one order, with tensors of equal
+// dtype and size; `local` always checks that, `mpi` when TESSERA_CHECK_COLLECTIVES is set. Tensors are
+// contiguous and in host memory. An object belongs to its rank's thread. A rank that fails wakes the others,
+// whose calls throw PeerFailed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/tensor/tensor.h"
+
+namespace tessera {
+
+// Thrown on a rank whose peer failed first: the peer tells the cause, this one stays silent.
+class PeerFailed : public Error {
+ public:
+  using Error::Error;
+};
+
+class ProcessGroup {
+ public:
+  ProcessGroup(int rank, int size) : rank_(rank), size_(size) {}
+  virtual ~ProcessGroup() = default;
+  ProcessGroup(const ProcessGroup&) = delete;
+  ProcessGroup& operator=(const ProcessGroup&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  virtual const char* kind() const = 0;  // "threads", "mpi"
+  virtual int ranks_on_node() const = 0;
+
+  // x becomes the sum over ranks, F32, added in the balanced tree of parallel/tree_sum.h over ranks: the same
+  // bits on every rank, and for any number of ranks whose parts are subtrees of one tree.
+  void all_reduce(const Tensor& x);
+  // out = the sum over ranks of part rank() of `in`, which holds size() parts of out's size. F32, ordered as
+  // above.
+  void reduce_scatter(const Tensor& out, const Tensor& in);
+  // out = every rank's `in`, in order of rank.
+  void all_gather(const Tensor& out, const Tensor& in);
+  // Part r of `in` goes to rank r; part r of `out` comes from rank r.
+  void all_to_all(const Tensor& out, const Tensor& in);
+  void broadcast(const Tensor& x, int root);
+  void barrier();
+  void send(const Tensor& x, int to);
+  void recv(const Tensor& x, int from);
+
+  // Small host values.
+  std::int64_t sum(std::int64_t value);
+  std::int64_t maximum(std::int64_t value);
+  std::vector<double> all_gather(double value);                       // by rank
+  std::vector<std::string> all_gather_text(const std::string& text);  // by rank
+
+  // Bytes this rank handed to each kind of collective so far.
+  const std::map<std::string, std::uint64_t>& bytes_sent() const { return bytes_sent_; }
+
+ protected:
+  // What a call is, for cross-checks and messages.
+  struct Call {
+    const char* collective;
+    DType dtype;
+    std::int64_t elements;
+    bool operator==(const Call& other) const {
+      return std::string_view(collective) == other.collective && dtype == other.dtype &&
+             elements == other.elements;
+    }
+    std::string text() const;
+  };
+  virtual void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) = 0;
+  virtual void do_all_to_all(const Call& call, void* out, const void* in, std::size_t bytes_each) = 0;
+  virtual void do_broadcast(const Call& call, void* data, std::size_t bytes, int root) = 0;
+  virtual void do_barrier() = 0;
+  virtual void do_send(const Call& call, const void* data, std::size_t bytes, int to) = 0;
+  virtual void do_recv(const Call& call, void* data, std::size_t bytes, int from) = 0;
+
+ private:
+  void count(const char* collective, std::size_t bytes) { bytes_sent_[collective] += bytes; }
+  int rank_;
+  int size_;
+  std::map<std::string, std::uint64_t> bytes_sent_;
+};
+
+}  // namespace tessera

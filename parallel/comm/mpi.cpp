@@ -1,0 +1,173 @@
+#include "parallel/comm/mpi.h"
+
+#include <mpi.h>
+
+#include <array>
+#include <chrono>
+#include <cstdlib>
+#include <thread>
+
+namespace tessera {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+void check(int code, const char* what) {
+  if (code == MPI_SUCCESS) return;
+  std::array<char, MPI_MAX_ERROR_STRING> text{};
+  int length = 0;
+  MPI_Error_string(code, text.data(), &length);
+  fail("MPI {} failed: {}", what, std::string_view(text.data(), static_cast<std::size_t>(length)));
+}
+
+double timeout_seconds() {
+  const char* text = std::getenv("TESSERA_TIMEOUT");
+  const double value = text == nullptr ? 0 : std::strtod(text, nullptr);
+  return value > 0 ? value : 1800;
+}
+
+// A datatype of `bytes` bytes, so that counts beyond 2^31 fit: units of 64 bytes where they divide.
+class Bytes {
+ public:
+  explicit Bytes(std::size_t bytes) {
+    const bool units = bytes % 64 == 0;
+    MPI_Datatype unit = MPI_BYTE;
+    if (units) MPI_Type_contiguous(64, MPI_BYTE, &unit);
+    check(MPI_Type_contiguous(static_cast<int>(units ? bytes / 64 : bytes), unit, &type_), "Type_contiguous");
+    check(MPI_Type_commit(&type_), "Type_commit");
+    if (units) MPI_Type_free(&unit);
+  }
+  ~Bytes() { MPI_Type_free(&type_); }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+  MPI_Datatype type() const { return type_; }
+
+ private:
+  MPI_Datatype type_ = MPI_DATATYPE_NULL;
+};
+
+class MpiGroup : public ProcessGroup {
+ public:
+  MpiGroup(MPI_Comm comm, int rank, int size)
+      : ProcessGroup(rank, size), comm_(comm), checked_(std::getenv("TESSERA_CHECK_COLLECTIVES") != nullptr) {
+    MPI_Comm node = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node), "Comm_split_type");
+    MPI_Comm_size(node, &on_node_);
+    MPI_Comm_free(&node);
+  }
+  const char* kind() const override { return "mpi"; }
+  int ranks_on_node() const override { return on_node_; }
+
+ protected:
+  void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) override {
+    cross_check(call);
+    const Bytes unit(bytes);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Iallgather(in_place(out, in, bytes), 1, unit.type(), out, 1, unit.type(), comm_, &request),
+          call.collective);
+    wait(request, call);
+  }
+  void do_all_to_all(const Call& call, void* out, const void* in, std::size_t bytes) override {
+    cross_check(call);
+    const Bytes unit(bytes);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ialltoall(in, 1, unit.type(), out, 1, unit.type(), comm_, &request), call.collective);
+    wait(request, call);
+  }
+  void do_broadcast(const Call& call, void* data, std::size_t bytes, int root) override {
+    cross_check(call);
+    const Bytes unit(bytes);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibcast(data, 1, unit.type(), root, comm_, &request), call.collective);
+    wait(request, call);
+  }
+  void do_barrier() override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibarrier(comm_, &request), "barrier");
+    wait(request, {"barrier", DType::u8, 0});
+  }
+  void do_send(const Call& call, const void* data, std::size_t bytes, int to) override {
+    const Bytes unit(bytes);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Isend(data, 1, unit.type(), to, 0, comm_, &request), call.collective);
+    wait(request, call);
+  }
+  void do_recv(const Call& call, void* data, std::size_t bytes, int from) override {
+    const Bytes unit(bytes);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Irecv(data, 1, unit.type(), from, 0, comm_, &request), call.collective);
+    wait(request, call);
+  }
+
+ private:
+  // MPI forbids overlapping buffers; a rank's part already in its place is said so.
+  const void* in_place(void* out, const void* in, std::size_t bytes) const {
+    return static_cast<std::byte*>(out) + static_cast<std::size_t>(rank()) * bytes == in ? MPI_IN_PLACE : in;
+  }
+
+  // Spins briefly, then sleeps between looks: ranks may outnumber cores.
+  void wait(MPI_Request& request, const Call& call) const {
+    int done = 0;
+    for (int i = 0; i < 2000 && done == 0; ++i)
+      check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call.collective);
+    const auto start = Clock::now();
+    while (done == 0) {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+      check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call.collective);
+      if (done == 0 && std::chrono::duration<double>(Clock::now() - start).count() > timeout_)
+        throw Error(fmt::format("no progress for {:.0f} s in {}: another rank hangs or is gone", timeout_,
+                                call.text()),
+                    ExitCode::watchdog);
+    }
+  }
+
+  void cross_check(const Call& call) {
+    if (!checked_ || size() == 1) return;
+    std::array<char, 96> mine{};
+    const std::string text = call.text();
+    text.copy(mine.data(), mine.size() - 1);
+    std::string all(mine.size() * static_cast<std::size_t>(size()), '\0');
+    check(MPI_Allgather(mine.data(), mine.size(), MPI_CHAR, all.data(), mine.size(), MPI_CHAR, comm_),
+          "Allgather");
+    for (int r = 0; r < size(); ++r) {
+      const char* theirs = all.data() + static_cast<std::size_t>(r) * mine.size();
+      if (std::string_view(theirs) != all.c_str())
+        fail("ranks disagree: rank 0 calls {}, rank {} calls {}", all.c_str(), r, theirs);
+    }
+  }
+
+  MPI_Comm comm_;
+  bool checked_;
+  int on_node_ = 1;
+  double timeout_ = timeout_seconds();
+};
+
+}  // namespace
+
+bool started_by_mpi() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"})
+    if (std::getenv(name) != nullptr) return true;
+  return false;
+}
+
+MpiSession::MpiSession() {
+  int provided = 0;
+  check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "Init_thread");
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  int rank = 0;
+  int size = 1;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  world_ = std::make_unique<MpiGroup>(MPI_COMM_WORLD, rank, size);
+}
+
+MpiSession::~MpiSession() {
+  MPI_Finalize();
+}
+
+void MpiSession::abort(int code) {
+  MPI_Abort(MPI_COMM_WORLD, code);
+  std::_Exit(code);
+}
+
+}  // namespace tessera

@@ -1,0 +1,35 @@
+#include "parallel/reduce_groups.h"
+
+#include <string>
+
+#include "core/base/error.h"
+
+namespace tessera {
+namespace {
+
+std::string divisors(std::int64_t n, std::int64_t multiple_of) {
+  std::string text;
+  for (std::int64_t d = multiple_of; d <= n; d += multiple_of)
+    if (n % d == 0) text += (text.empty() ? "" : ", ") + std::to_string(d);
+  return text.empty() ? "none" : text;
+}
+
+}  // namespace
+
+ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_batch, std::int64_t groups,
+                                int ranks, int rank) {
+  if (global_batch % micro_batch != 0)
+    fail_usage("train.global_batch {} is not a multiple of train.micro_batch {}; micro_batch may be {}",
+               global_batch, micro_batch, divisors(global_batch, 1));
+  const std::int64_t microbatches = global_batch / micro_batch;
+  if (microbatches % groups != 0)
+    fail_usage("a step's {} microbatches do not fall into {} reduce groups; parallel.reduce_groups may be {}",
+               microbatches, groups, divisors(microbatches, 1));
+  if (groups % ranks != 0)
+    fail_usage("{} data-parallel ranks do not divide the run's {} reduce groups; ranks may be {}", ranks,
+               groups, divisors(groups, 1));
+  const std::int64_t local = groups / ranks;
+  return {groups, microbatches, rank * local, local};
+}
+
+}  // namespace tessera

@@ -1,0 +1,29 @@
+// Which microbatches a data-parallel rank runs, and how their sums combine.
+//
+// A step's microbatches, in order, fall into equal reduce groups, and the groups onto ranks, both in
+// contiguous blocks. Gradients add up within a group in order of the microbatch, and over groups in the tree
+// of parallel/tree_sum.h, so any number of ranks that divides the groups gives the same bits (or says that it
+// does not). Plain values.
+#pragma once
+
+#include <cstdint>
+
+namespace tessera {
+
+struct ReduceGroups {
+  std::int64_t groups = 1;        // of the run, over all ranks
+  std::int64_t microbatches = 1;  // of a step, over all ranks
+  std::int64_t first_group = 0;   // of this rank
+  std::int64_t local_groups = 1;
+  std::int64_t microbatches_per_group() const { return microbatches / groups; }
+  // The global index of microbatch `i` of this rank's group `g`.
+  std::int64_t microbatch(std::int64_t g, std::int64_t i) const {
+    return (first_group + g) * microbatches_per_group() + i;
+  }
+};
+
+// Throws Error (usage) where microbatches, groups and ranks do not divide, saying what would fit.
+ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_batch, std::int64_t groups,
+                                int ranks, int rank);
+
+}  // namespace tessera

@@ -1,0 +1,48 @@
+// The order in which partial sums combine: one balanced binary tree over the global index of the reduce
+// group.
+//
+// A tree over n leaves splits at the largest power of two below n, so aligned blocks of 2^k leaves are
+// subtrees: a rank that owns such a block sums it alone, and the ranks' sums combine in the same tree as if
+// there were one rank.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/tensor/tensor.h"
+
+namespace tessera {
+
+// Where the tree over [0, n), n > 1, splits.
+std::int64_t tree_split(std::int64_t n);
+
+// The tree's sum of a few numbers, in double.
+double tree_sum(std::span<const double> values);
+
+// out[i] = the tree's sum of parts[0][i] … parts[n−1][i]; `out` may be one of the parts.
+void tree_sum(std::span<const float* const> parts, float* out, std::int64_t count);
+
+// Whether `ranks` equal blocks of `groups` leaves are subtrees, so that sums have the bits of one rank.
+bool blocks_are_subtrees(std::int64_t groups, std::int64_t ranks);
+
+// Sums buffers that arrive one after another, in the tree's order, holding about log2 of them. F32, one size.
+class TreeAccumulator {
+ public:
+  // Takes the next leaf, copying it unless it is the last of `leaves`.
+  explicit TreeAccumulator(std::int64_t leaves) : leaves_(leaves) {}
+  void push(const Tensor& leaf);
+  // The sum, in the tensor pushed last.
+  Tensor finish();
+
+ private:
+  struct Partial {
+    Tensor sum;
+    std::int64_t leaves;
+  };
+  std::int64_t leaves_;
+  std::int64_t pushed_ = 0;
+  std::vector<Partial> stack_;
+};
+
+}  // namespace tessera

@@ -1,0 +1,104 @@
+// What every communicator must do; run by thread ranks and by MPI ranks alike.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "core/base/philox.h"
+#include "core/tensor/device.h"
+#include "parallel/comm/communicator.h"
+#include "parallel/tree_sum.h"
+
+namespace tessera {
+
+inline std::vector<float> random_values(int rank, std::int64_t n) {
+  ThreadPool alone(1);
+  std::vector<float> values(static_cast<std::size_t>(n));
+  fill_normal(values, Key(17, "rank" + std::to_string(rank)), 1.0F, alone);
+  return values;
+}
+
+// Sums of random floats must have the tree's bits; sizes are odd on purpose.
+inline void check_sums(ProcessGroup& ranks, Device& device) {
+  for (const std::int64_t n : {1, 7, 64, 1001}) {
+    std::vector<std::vector<float>> all;
+    std::vector<const float*> parts;
+    for (int r = 0; r < ranks.size(); ++r) all.push_back(random_values(r, n));
+    for (const auto& part : all) parts.push_back(part.data());
+    std::vector<float> expected(static_cast<std::size_t>(n));
+    tree_sum(parts, expected.data(), n);
+    const Tensor x =
+        Tensor::from_host(all[static_cast<std::size_t>(ranks.rank())].data(), {n}, DType::f32, device);
+    ranks.all_reduce(x);
+    for (std::int64_t i = 0; i < n; ++i) EXPECT_EQ(x.data<float>()[i], expected[static_cast<std::size_t>(i)]);
+  }
+  EXPECT_EQ(ranks.sum(ranks.rank() + 1), ranks.size() * (ranks.size() + 1) / 2);
+  EXPECT_EQ(ranks.maximum(-ranks.rank()), 0);
+}
+
+inline void check_moves(ProcessGroup& ranks, Device& device) {
+  const int n = ranks.size();
+  const auto tagged = [&](std::int64_t count, int tag) {
+    const Tensor x = Tensor::empty({count}, DType::i32, device);
+    for (std::int64_t i = 0; i < count; ++i)
+      x.data<std::int32_t>()[i] = tag * 1000 + static_cast<std::int32_t>(i);
+    return x;
+  };
+  const Tensor gathered = Tensor::empty({5 * n}, DType::i32, device);
+  ranks.all_gather(gathered, tagged(5, ranks.rank()));
+  for (int i = 0; i < 5 * n; ++i) EXPECT_EQ(gathered.data<std::int32_t>()[i], i / 5 * 1000 + i % 5);
+
+  const Tensor exchanged = Tensor::empty({3 * n}, DType::i32, device);
+  ranks.all_to_all(exchanged, tagged(3 * n, ranks.rank()));
+  for (int i = 0; i < 3 * n; ++i)
+    EXPECT_EQ(exchanged.data<std::int32_t>()[i], i / 3 * 1000 + ranks.rank() * 3 + i % 3);
+
+  const Tensor told = tagged(4, ranks.rank());
+  ranks.broadcast(told, n - 1);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(told.data<std::int32_t>()[i], (n - 1) * 1000 + i);
+
+  if (n > 1) {  // around a ring: even ranks send first
+    const Tensor mine = tagged(6, ranks.rank());
+    const Tensor theirs = Tensor::empty({6}, DType::i32, device);
+    const int next = (ranks.rank() + 1) % n;
+    const int last = (ranks.rank() + n - 1) % n;
+    if (ranks.rank() % 2 == 0) {
+      ranks.send(mine, next);
+      ranks.recv(theirs, last);
+    } else {
+      ranks.recv(theirs, last);
+      ranks.send(mine, next);
+    }
+    EXPECT_EQ(theirs.data<std::int32_t>()[5], last * 1000 + 5);
+  }
+  const auto texts = ranks.all_gather_text(std::string(static_cast<std::size_t>(ranks.rank()), 'x'));
+  for (std::size_t r = 0; r < texts.size(); ++r) EXPECT_EQ(texts[r].size(), r);
+  const auto numbers = ranks.all_gather(0.5 * ranks.rank());
+  EXPECT_EQ(numbers.back(), 0.5 * (n - 1));
+  ranks.barrier();
+}
+
+// What each rank hands over, in closed form.
+inline void check_bytes(ProcessGroup& ranks, Device& device) {
+  const auto before = ranks.bytes_sent();
+  const auto sent = [&](const char* kind) {
+    const auto now = ranks.bytes_sent().find(kind);
+    const auto then = before.find(kind);
+    return (now == ranks.bytes_sent().end() ? 0 : now->second) - (then == before.end() ? 0 : then->second);
+  };
+  const auto n = static_cast<std::uint64_t>(ranks.size());
+  ranks.all_reduce(Tensor::zeros({static_cast<std::int64_t>(n) * 32}, DType::f32, device));
+  EXPECT_EQ(sent("reduce_scatter"), n == 1 ? 0 : 32 * 4 * (n - 1));
+  EXPECT_EQ(sent("all_gather"), n == 1 ? 0 : 32 * 4 * (n - 1));
+}
+
+inline void check_communicator(ProcessGroup& ranks) {
+  const auto device = make_device(DeviceKind::cpu);
+  check_sums(ranks, *device);
+  check_moves(ranks, *device);
+  check_bytes(ranks, *device);
+}
+
+}  // namespace tessera

@@ -1,0 +1,59 @@
+#include <gtest/gtest.h>
+
+#include "core/tensor/device.h"
+#include "parallel/reduce_groups.h"
+#include "tests/parallel/conformance.h"
+
+namespace tessera {
+namespace {
+
+// Leaves summed on one rank, or in blocks on several ranks and then over ranks, must agree in every bit
+// exactly where blocks_are_subtrees says so.
+TEST(TreeSum, RanksThatHoldSubtreesGiveTheBitsOfOne) {
+  const auto device = make_device(DeviceKind::cpu);
+  const std::int64_t n = 33;
+  for (const std::int64_t groups : {1, 2, 3, 4, 6, 7, 8, 12}) {
+    std::vector<std::vector<float>> leaves;
+    for (std::int64_t g = 0; g < groups; ++g) leaves.push_back(random_values(static_cast<int>(g), n));
+    const auto block_sum = [&](std::int64_t begin, std::int64_t count) {
+      TreeAccumulator accumulator(count);
+      for (std::int64_t g = begin; g < begin + count; ++g)
+        accumulator.push(
+            Tensor::from_host(leaves[static_cast<std::size_t>(g)].data(), {n}, DType::f32, *device));
+      return accumulator.finish();
+    };
+    const Tensor alone = block_sum(0, groups);
+    for (std::int64_t ranks = 1; ranks <= groups; ++ranks) {
+      if (groups % ranks != 0) continue;
+      std::vector<Tensor> sums;
+      std::vector<const float*> parts;
+      for (std::int64_t r = 0; r < ranks; ++r) sums.push_back(block_sum(r * groups / ranks, groups / ranks));
+      for (const Tensor& sum : sums) parts.push_back(sum.data<float>());
+      std::vector<float> total(n);
+      tree_sum(parts, total.data(), n);
+      const bool same = std::memcmp(total.data(), alone.raw(), alone.bytes()) == 0;
+      EXPECT_TRUE(same || !blocks_are_subtrees(groups, ranks))
+          << groups << " groups on " << ranks << " ranks";
+    }
+  }
+  EXPECT_FALSE(blocks_are_subtrees(6, 2));
+}
+
+TEST(ReduceGroups, CoverEveryMicrobatchOnce) {
+  for (const int ranks : {1, 2, 4}) {
+    std::vector<int> seen(16);
+    for (int rank = 0; rank < ranks; ++rank) {
+      const ReduceGroups plan = plan_reduce_groups(32, 2, 4, ranks, rank);
+      for (std::int64_t g = 0; g < plan.local_groups; ++g)
+        for (std::int64_t i = 0; i < plan.microbatches_per_group(); ++i)
+          ++seen[static_cast<std::size_t>(plan.microbatch(g, i))];
+    }
+    for (const int count : seen) EXPECT_EQ(count, 1);
+  }
+  EXPECT_THROW(plan_reduce_groups(32, 2, 4, 3, 0), Error);
+  EXPECT_THROW(plan_reduce_groups(32, 3, 4, 1, 0), Error);
+  EXPECT_THROW(plan_reduce_groups(32, 2, 5, 5, 0), Error);
+}
+
+}  // namespace
+}  // namespace tessera
