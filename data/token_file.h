@@ -1,0 +1,72 @@
+// Token files: a tokenized corpus in HDF5, mapped into memory by training and checked on first touch.
+//
+// Layout: a user block of 1 MiB before the HDF5 superblock, then contiguous datasets `tokens` (u16 or u32),
+// `doc_offsets` (i64: where each document begins, and the end) and `tokenizer` (u8: tokenizer.json verbatim).
+// The user block is a line of JSON: sizes, byte offsets, vocabulary, end-of-text id, the tokenizer's SHA-256,
+// UTF-8 bytes of the text, an XXH3 of every 16 MiB of each dataset and of the HDF5 structure between them;
+// its own XXH3 stands on the line before. Reading trusts the user block alone and never runs HDF5's parser.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace tessera {
+
+struct TokenFileInfo {
+  std::int64_t tokens = 0;
+  std::int64_t documents = 0;
+  std::int64_t vocab_size = 0;
+  std::optional<std::int32_t> end_of_text;  // ends each document, where there is one
+  std::string tokenizer_sha256;
+  std::uint64_t text_bytes = 0;  // UTF-8 bytes of the text before tokenization
+};
+
+// Writes a token file as documents arrive. Belongs to one thread. Nothing is left behind unless finish()
+// returned.
+class TokenFileWriter {
+ public:
+  // `tokenizer_json` may be empty. Tokens are stored as u16 where the vocabulary allows.
+  TokenFileWriter(std::filesystem::path path, std::int64_t vocab_size,
+                  std::optional<std::int32_t> end_of_text, std::string tokenizer_json);
+  ~TokenFileWriter();
+  TokenFileWriter(const TokenFileWriter&) = delete;
+  TokenFileWriter& operator=(const TokenFileWriter&) = delete;
+
+  // One document, its end-of-text token included; `text_bytes` is the size of its text.
+  void add(std::span<const std::uint32_t> tokens, std::uint64_t text_bytes);
+  TokenFileInfo finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// An open token file. Members are const and may be called from any thread.
+class TokenFile {
+ public:
+  explicit TokenFile(const std::filesystem::path& path);
+  ~TokenFile();
+  TokenFile(const TokenFile&) = delete;
+  TokenFile& operator=(const TokenFile&) = delete;
+
+  const std::filesystem::path& path() const;
+  const TokenFileInfo& info() const;
+  std::string tokenizer_json() const;  // "" where there is none
+
+  // Tokens [begin, begin + out.size()). Checks the chunks it touches for the first time: their hash, and that
+  // ids are within the vocabulary; throws Error naming file and place.
+  void read(std::int64_t begin, std::span<std::int32_t> out) const;
+  // Where documents begin within (begin, end), ascending.
+  std::vector<std::int64_t> boundaries(std::int64_t begin, std::int64_t end) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace tessera

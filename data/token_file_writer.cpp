@@ -1,0 +1,198 @@
+#include <hdf5.h>
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "core/base/error.h"
+#include "core/base/hash.h"
+#include "core/base/io.h"
+#include "core/base/json.h"
+#include "data/token_file.h"
+#include "data/token_file_format.h"
+
+namespace tessera {
+
+namespace token_file_format {
+
+std::string user_block_of(const std::string& header_json, const std::string& path) {
+  std::string block = "tessera-tokens " + xxh3_128_hex(bytes_of(header_json)) + "\n" + header_json + "\n";
+  if (block.size() > user_block)
+    fail("'{}': too many chunks for its header; split the corpus into several files", path);
+  block.resize(user_block, '\0');
+  return block;
+}
+
+std::string header_of(std::span<const std::byte> file, const std::string& path) {
+  constexpr std::string_view magic = "tessera-tokens ";
+  const std::string_view text(reinterpret_cast<const char*>(file.data()),
+                              std::min<std::size_t>(file.size(), user_block));
+  if (!text.starts_with(magic)) fail("'{}' is not a token file of tessera data prepare", path);
+  const std::size_t first = text.find('\n');
+  const std::size_t second = first == std::string_view::npos ? first : text.find('\n', first + 1);
+  if (second == std::string_view::npos) fail("'{}' is truncated: its header does not end", path);
+  const std::string header(text.substr(first + 1, second - first - 1));
+  if (text.substr(magic.size(), first - magic.size()) != xxh3_128_hex(bytes_of(header)))
+    fail("'{}': its header is damaged (hash differs); prepare the file again", path);
+  return header;
+}
+
+}  // namespace token_file_format
+
+using namespace token_file_format;
+
+namespace {
+
+// Closes an HDF5 identifier; makes every call that fails an Error.
+class Handle {
+ public:
+  Handle(hid_t id, herr_t (*close)(hid_t), const char* what) : id_(id), close_(close) {
+    if (id < 0) fail("HDF5 cannot {}", what);
+  }
+  ~Handle() { close_(id_); }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  operator hid_t() const { return id_; }  // NOLINT: used as HDF5's own identifier
+
+ private:
+  hid_t id_;
+  herr_t (*close_)(hid_t);
+};
+
+struct Dataset {
+  const char* name;
+  hid_t type;
+  std::uint64_t count, element;
+  std::uint64_t offset = 0;
+};
+
+// Makes the file's structure with room for the datasets, and notes where each lies.
+void create_structure(const std::filesystem::path& path, std::span<Dataset> datasets) {
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, "make file properties");
+  H5Pset_userblock(creation, user_block);
+  const Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation, H5P_DEFAULT), H5Fclose,
+                    "create the file");
+  for (Dataset& dataset : datasets) {
+    const hsize_t count = std::max<hsize_t>(1, dataset.count);  // HDF5 gives an empty dataset no place
+    const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose, "make a dataspace");
+    const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "make dataset properties");
+    H5Pset_layout(properties, H5D_CONTIGUOUS);
+    H5Pset_alloc_time(properties, H5D_ALLOC_TIME_EARLY);
+    H5Pset_fill_time(properties, H5D_FILL_TIME_NEVER);
+    const Handle made(
+        H5Dcreate2(file, dataset.name, dataset.type, space, H5P_DEFAULT, properties, H5P_DEFAULT), H5Dclose,
+        "create a dataset (is the disk full?)");
+    const haddr_t offset = H5Dget_offset(made);
+    if (offset == HADDR_UNDEF) fail("HDF5 gave dataset '{}' of '{}' no place", dataset.name, path.string());
+    dataset.offset = offset;
+  }
+  if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0) fail("HDF5 cannot write '{}' (is the disk full?)", path.string());
+}
+
+}  // namespace
+
+// Tokens go to a side file while documents arrive, since HDF5 wants sizes first.
+struct TokenFileWriter::State {
+  State(std::filesystem::path where, std::uint64_t bytes_per_token, std::string tokenizer)
+      : path(std::move(where)),
+        side(path.string() + ".tokens.tmp"),
+        temporary(path.string() + ".tmp"),
+        tokenizer_json(std::move(tokenizer)),
+        element(bytes_per_token),
+        tokens(io::File::create(side)) {}
+
+  std::filesystem::path path, side, temporary;
+  std::string tokenizer_json;
+  TokenFileInfo info;
+  std::uint64_t element;
+  io::File tokens;
+  std::vector<std::int64_t> documents{0};
+  std::vector<std::byte> buffer;
+  bool finished = false;
+
+  void flush() {
+    tokens.write(std::span<const std::byte>(buffer));
+    buffer.clear();
+  }
+  void clear() noexcept {
+    std::error_code ignored;
+    std::filesystem::remove(side, ignored);
+    std::filesystem::remove(temporary, ignored);
+  }
+};
+
+TokenFileWriter::TokenFileWriter(std::filesystem::path path, std::int64_t vocab_size,
+                                 std::optional<std::int32_t> end_of_text, std::string tokenizer_json) {
+  state_ = std::make_unique<State>(std::move(path), vocab_size <= 65536 ? 2 : 4, std::move(tokenizer_json));
+  state_->info.vocab_size = vocab_size;
+  state_->info.end_of_text = end_of_text;
+  if (!state_->tokenizer_json.empty())
+    state_->info.tokenizer_sha256 = sha256_hex(bytes_of(state_->tokenizer_json));
+}
+
+TokenFileWriter::~TokenFileWriter() {
+  if (!state_->finished) state_->clear();
+}
+
+void TokenFileWriter::add(std::span<const std::uint32_t> tokens, std::uint64_t text_bytes) {
+  State& s = *state_;
+  for (const std::uint32_t token : tokens) {
+    const auto* bytes =
+        reinterpret_cast<const std::byte*>(&token);  // little-endian: the low bytes come first
+    s.buffer.insert(s.buffer.end(), bytes, bytes + s.element);
+  }
+  if (s.buffer.size() >= (1U << 22)) s.flush();
+  s.info.tokens += static_cast<std::int64_t>(tokens.size());
+  s.info.text_bytes += text_bytes;
+  ++s.info.documents;
+  s.documents.push_back(s.info.tokens);
+}
+
+TokenFileInfo TokenFileWriter::finish() {
+  State& s = *state_;
+  s.flush();
+  if (s.info.tokens == 0) fail("'{}' would hold no token: the input has no text", s.path.string());
+  Dataset datasets[] = {{"tokens", s.element == 2 ? H5T_STD_U16LE : H5T_STD_U32LE,
+                         static_cast<std::uint64_t>(s.info.tokens), s.element},
+                        {"doc_offsets", H5T_STD_I64LE, s.documents.size(), 8},
+                        {"tokenizer", H5T_STD_U8LE, s.tokenizer_json.size(), 1}};
+  create_structure(s.temporary, datasets);
+  io::File out = io::File::open_update(s.temporary);
+  Json header = {{"version", format_version},
+                 {"vocab_size", s.info.vocab_size},
+                 {"text_bytes", s.info.text_bytes},
+                 {"tokenizer_sha256", s.info.tokenizer_sha256}};
+  if (s.info.end_of_text) header["end_of_text"] = *s.info.end_of_text;
+  const auto put = [&](const Dataset& dataset, const auto& read) {
+    Json hashes = Json::array();
+    std::vector<std::byte> chunk;
+    const std::uint64_t bytes = dataset.count * dataset.element;
+    for (std::uint64_t at = 0; at < bytes; at += chunk_bytes) {
+      chunk.resize(std::min(chunk_bytes, bytes - at));
+      read(at, std::span<std::byte>(chunk));
+      hashes.push_back(xxh3_128_hex(chunk));
+      out.write_at(dataset.offset + at, chunk);
+    }
+    header[dataset.name] = {
+        {"offset", dataset.offset}, {"count", dataset.count}, {"element", dataset.element}, {"xxh3", hashes}};
+  };
+  put(datasets[0], [&](std::uint64_t at, std::span<std::byte> to) { s.tokens.read_at(at, to); });
+  put(datasets[1], [&](std::uint64_t at, std::span<std::byte> to) {
+    std::memcpy(to.data(), reinterpret_cast<const std::byte*>(s.documents.data()) + at, to.size());
+  });
+  put(datasets[2], [&](std::uint64_t at, std::span<std::byte> to) {
+    std::memcpy(to.data(), s.tokenizer_json.data() + at, to.size());
+  });
+  header["file_bytes"] = out.size();
+  out.write_at(0, bytes_of(user_block_of(header.dump(), s.path.string())));
+  out.sync();
+  out.close();
+  io::rename_file(s.temporary, s.path);
+  io::sync_folder(s.path.has_parent_path() ? s.path.parent_path() : ".");
+  s.finished = true;
+  s.clear();
+  return s.info;
+}
+
+}  // namespace tessera

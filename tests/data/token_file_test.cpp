@@ -1,0 +1,92 @@
+#include "data/token_file.h"
+
+#include <gtest/gtest.h>
+#include <hdf5.h>
+
+#include <fstream>
+
+#include "core/base/error.h"
+#include "core/base/io.h"
+#include "tests/data/temporary.h"
+
+namespace tessera {
+namespace {
+
+TEST(TokenFile, RoundTripsTokensAndDocuments) {
+  const TemporaryFolder folder;
+  for (const std::int64_t vocab : {1000, 100000}) {
+    const auto path = folder / "t.h5";
+    const TokenFileInfo info = write_counting_file(path, 50, vocab);
+    const TokenFile file(path);
+    EXPECT_EQ(file.info().tokens, info.tokens);
+    EXPECT_EQ(file.info().documents, 50);
+    EXPECT_EQ(file.info().text_bytes, static_cast<std::uint64_t>(info.tokens) * 3);
+    EXPECT_EQ(file.tokenizer_json(), "{\"a tokenizer\": 1}");
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(info.tokens));
+    file.read(0, tokens);
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      EXPECT_EQ(tokens[i], static_cast<std::int32_t>(i % static_cast<std::size_t>(vocab)));
+    EXPECT_EQ(file.boundaries(0, 10), (std::vector<std::int64_t>{1, 9}));  // documents of 1, 8, 2, … tokens
+    EXPECT_EQ(file.boundaries(1, 10), (std::vector<std::int64_t>{9}));
+  }
+}
+
+TEST(TokenFile, IsHdf5) {
+  const TemporaryFolder folder;
+  const TokenFileInfo info = write_counting_file(folder / "t.h5", 20, 300);
+  const hid_t file = H5Fopen((folder / "t.h5").c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  ASSERT_GE(file, 0);
+  const hid_t tokens = H5Dopen2(file, "tokens", H5P_DEFAULT);
+  std::vector<int> values(static_cast<std::size_t>(info.tokens));
+  ASSERT_GE(H5Dread(tokens, H5T_NATIVE_INT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), 0);
+  EXPECT_EQ(values[17], 17);
+  H5Dclose(tokens);
+  H5Fclose(file);
+}
+
+// Every byte of header and payload counts: flipping any must be noticed, or change nothing that is read.
+TEST(TokenFile, DamageIsNamed) {
+  const TemporaryFolder folder;
+  const TokenFileInfo info = write_counting_file(folder / "t.h5", 20, 300);
+  const std::string good = io::read_text(folder / "t.h5");
+  const auto read_all = [&](const std::string& content) {
+    std::ofstream(folder / "bad.h5", std::ios::binary) << content;
+    const TokenFile file(folder / "bad.h5");
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(file.info().tokens));
+    file.read(0, tokens);
+    file.boundaries(0, file.info().tokens);
+    file.tokenizer_json();
+    return tokens;
+  };
+  const auto expected = read_all(good);
+  const std::size_t header_end = good.find('\0');
+  int noticed = 0;
+  for (std::size_t at = 0; at < good.size(); at = at < header_end   ? at + 1
+                                                  : at < (1U << 20) ? (1U << 20)
+                                                                    : at + 7) {
+    std::string bad = good;
+    bad[at] = static_cast<char>(bad[at] ^ 0x10);
+    try {
+      EXPECT_EQ(read_all(bad), expected) << "byte " << at;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("bad.h5"), std::string::npos) << e.what();
+      ++noticed;
+    }
+  }
+  EXPECT_GE(noticed, static_cast<int>(header_end) - 1);
+  for (const std::size_t size : {std::size_t{0}, std::size_t{10}, std::size_t{1} << 20, good.size() - 1})
+    EXPECT_THROW(read_all(good.substr(0, size)), Error) << size;
+  EXPECT_EQ(info.documents, 20);
+}
+
+TEST(TokenFile, AnUnfinishedFileLeavesNothing) {
+  const TemporaryFolder folder;
+  {
+    TokenFileWriter writer(folder / "t.h5", 10, std::nullopt, "");
+    writer.add(std::vector<std::uint32_t>{1, 2, 3}, 3);
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+}  // namespace
+}  // namespace tessera
