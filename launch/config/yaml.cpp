@@ -35,10 +35,10 @@ std::size_t count_levels(const Node& node) {
 // early.
 class Builder : public YAML::EventHandler {
  public:
-  explicit Builder(std::shared_ptr<const std::string> origin) : origin_(std::move(origin)) {}
+  Builder(std::shared_ptr<const std::string> origin, bool lines)
+      : origin_(std::move(origin)), lines_(lines) {}
 
   Node take() { return std::move(root_); }
-  int documents() const { return documents_; }
 
   void OnDocumentStart(const YAML::Mark& mark) override {
     if (++documents_ > 1) fail_at(at(mark), "a second document begins here; a config is one document");
@@ -97,7 +97,9 @@ class Builder : public YAML::EventHandler {
     std::unordered_set<std::string> keys;
   };
 
-  Place at(const YAML::Mark& mark) const { return {origin_, mark.line + 1, mark.column + 1}; }
+  Place at(const YAML::Mark& mark) const {
+    return lines_ ? Place{origin_, mark.line + 1, mark.column + 1} : Place{origin_, 0, 0};
+  }
   bool expects_key() const {
     return !stack_.empty() && stack_.back().node.kind == Kind::map && !stack_.back().key_read;
   }
@@ -167,7 +169,10 @@ class Builder : public YAML::EventHandler {
     if (parent.node.kind == Kind::sequence) {
       parent.node.items.push_back(std::move(node));
     } else if (parent.key_read) {
-      parent.node.entries.back().value = std::move(node);
+      Entry& entry = parent.node.entries.back();
+      // What is not there is reported where it should be, not at the token that follows.
+      if (node.kind == Kind::null && node.text.empty()) node.place = entry.key_place;
+      entry.value = std::move(node);
       parent.key_read = false;
     } else {  // a null where a key should stand
       fail_at(node.place, "a key is missing before ':'");
@@ -175,6 +180,7 @@ class Builder : public YAML::EventHandler {
   }
 
   std::shared_ptr<const std::string> origin_;
+  bool lines_;
   std::vector<Open> stack_;
   std::map<YAML::anchor_t, Node> anchors_;
   std::size_t nodes_ = 0;
@@ -200,15 +206,17 @@ std::size_t utf8_length(std::string_view text) {
   return 0;
 }
 
-void check_text(const std::string& text, const std::shared_ptr<const std::string>& origin) {
+void check_text(const std::string& text, const std::shared_ptr<const std::string>& origin, bool lines) {
   if (text.size() > byte_limit) fail_at({origin, 0, 0}, "larger than 1 MiB, which no config is");
   Place place{origin, 1, 1};
   for (std::size_t i = 0; i < text.size();) {
     const std::size_t length = utf8_length(std::string_view(text).substr(i));
-    if (length == 0) fail_at(place, "not UTF-8; save the file as UTF-8");
+    if (length == 0) fail_at(lines ? place : Place{origin, 0, 0}, "not UTF-8; save the file as UTF-8");
     const char c = text[i];
     const bool control = (c >= 0 && c < 0x20 && c != '\n' && c != '\r' && c != '\t') || c == 0x7F;
-    if (control) fail_at(place, fmt::format("control character 0x{:02x}", static_cast<unsigned>(c)));
+    if (control)
+      fail_at(lines ? place : Place{origin, 0, 0},
+              fmt::format("control character 0x{:02x}", static_cast<unsigned>(c)));
     if (c == '\n') {
       ++place.line;
       place.column = 1;
@@ -221,46 +229,60 @@ void check_text(const std::string& text, const std::shared_ptr<const std::string
 
 }  // namespace
 
-Node parse(const std::string& text, const std::string& origin_text) {
-  const auto origin = std::make_shared<const std::string>(origin_text);
-  check_text(text, origin);
-  Builder builder(origin);
-  try {
-    std::istringstream stream(text);
-    YAML::Parser parser(stream);
-    while (parser.HandleNextDocument(builder)) {
-    }
-  } catch (const YAML::Exception& e) {
-    const Place place =
-        e.mark.is_null() ? Place{origin, 0, 0} : Place{origin, e.mark.line + 1, e.mark.column + 1};
-    fail_at(place, fmt::format("not valid YAML: {}", e.msg));
-  }
-  if (builder.documents() == 0)
-    fail_at({origin, 0, 0}, "empty; a config needs at least model, data and train");
-  return builder.take();
-}
-
 namespace {
 
-void forget_lines(Node& node) {
-  node.place.line = node.place.column = 0;
-  for (Node& item : node.items) forget_lines(item);
-  for (Entry& entry : node.entries) {
-    entry.key_place.line = entry.key_place.column = 0;
-    forget_lines(entry.value);
+// Hears nothing: a parse for its errors alone.
+class Silence : public YAML::EventHandler {
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {
   }
+  void OnMapEnd() override {}
+};
+
+void hear(const std::string& text, YAML::EventHandler& handler) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  while (parser.HandleNextDocument(handler)) {
+  }
+}
+
+// `lines`: whether places have them.
+Node parse_text(const std::string& text, const std::string& origin_text, bool lines) {
+  const auto origin = std::make_shared<const std::string>(origin_text);
+  check_text(text, origin, lines);
+  Builder builder(origin, lines);
+  try {
+    hear(text, builder);
+    // yaml-cpp takes a quote that is never closed as ending with the file, but not before an end mark.
+    Silence silence;
+    if (text.find_first_of("\"'") != std::string::npos) hear(text + "\n...\n", silence);
+  } catch (const YAML::Exception& e) {
+    fail_at(
+        lines && !e.mark.is_null() ? Place{origin, e.mark.line + 1, e.mark.column + 1} : Place{origin, 0, 0},
+        fmt::format("not valid YAML: {}", e.msg));
+  }
+  return builder.take();
 }
 
 }  // namespace
 
+Node parse(const std::string& text, const std::string& origin) {
+  Node root = parse_text(text, origin, true);
+  if (root.kind == Kind::null)
+    fail_usage("{}: empty; a config needs at least model, data, train and optimizer", origin);
+  return root;
+}
+
 Node parse_value(const std::string& text, const std::string& origin) {
-  Node node;
-  if (text.find_first_not_of(" \t\n") == std::string::npos) {
-    node.place.origin = std::make_shared<const std::string>(origin);
-  } else {
-    node = parse(text, origin);
-  }
-  forget_lines(node);
+  Node node = parse_text(text, origin, false);
+  if (node.place.origin == nullptr) node.place.origin = std::make_shared<const std::string>(origin);
   return node;
 }
 

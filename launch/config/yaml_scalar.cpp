@@ -165,8 +165,8 @@ std::string quote_if_needed(const std::string& text) {
       quoted += "\\n";
     } else if (c == '\t') {
       quoted += "\\t";
-    } else if (c == '\r') {
-      quoted += "\\r";
+    } else if ((c >= 0 && c < 0x20) || c == 0x7F) {
+      quoted += fmt::format("\\x{:02x}", static_cast<unsigned>(c));
     } else {
       quoted += c;
     }

@@ -1,0 +1,226 @@
+// The typed config: what it refuses and where, overrides, printing and comparing.
+#include "launch/config/config.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/base/error.h"
+
+namespace tessera {
+namespace {
+
+const char* const small = R"(model: {family: llama, hidden_size: 64}
+data: {train: [{path: a.h5}], seq_len: 32}
+train: {steps: 10, global_batch: 8, micro_batch: 2}
+optimizer: {lr: 1e-3}
+)";
+
+Config with(const std::vector<std::string>& overrides) {
+  return parse_config(small, "c.yaml", overrides);
+}
+
+std::string refusal(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  try {
+    parse_config(text, "c.yaml", overrides);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::usage);
+    return e.what();
+  }
+  return "accepted";
+}
+
+void expect_begins(const std::string& message, const std::string& begin) {
+  EXPECT_EQ(message.substr(0, begin.size()), begin) << message;
+}
+
+TEST(Config, DefaultsAndAuto) {
+  const Config c = with({});
+  EXPECT_EQ(c.train.precision, Precision::fp32);
+  EXPECT_FALSE(c.train.threads.has_value());
+  EXPECT_FALSE(c.parallel.dp.has_value());
+  EXPECT_EQ(c.data.train.at(0).weight, 1.0);
+  EXPECT_EQ((*c.model.keys)["hidden_size"], 64);
+  EXPECT_EQ(c.places.at("data.train.0.path"), "c.yaml:2:23");
+}
+
+TEST(Config, OverridesReachEveryDepth) {
+  const Config c = with({"train.steps=20", "data.train.0.path=b.h5", "data.train.1={path: c.h5, weight: 3}",
+                         "optimizer.betas.1=0.99", "optimizer.betas=[0.8, 0.99]", "optimizer.betas.1=0.98",
+                         "schedule={name: wsd, decay_steps: 4}", "train.threads=3", "model.hidden_size=128",
+                         "kernels.gemm=plain", "data.tokenizer=\"010\""});
+  EXPECT_EQ(c.train.steps, 20);
+  EXPECT_EQ(c.data.train.at(0).path, "b.h5");
+  EXPECT_EQ(c.data.train.at(1).weight, 3.0);
+  EXPECT_EQ(c.optimizer.beta1, 0.8);
+  EXPECT_EQ(c.optimizer.beta2, 0.98);
+  EXPECT_EQ(c.schedule.name, ScheduleName::wsd);
+  EXPECT_EQ(c.train.threads, 3);
+  EXPECT_EQ((*c.model.keys)["hidden_size"], 128);
+  EXPECT_EQ(c.kernels.at("gemm"), "plain");
+  EXPECT_EQ(c.data.tokenizer, "010");
+}
+
+TEST(Config, BadOverridesNameThemselves) {
+  expect_begins(refusal(small, {"train.step=1"}),
+                "override train.step=1: unknown key 'step' in train; did you mean 'steps'?");
+  expect_begins(refusal(small, {"train.steps"}), "override 'train.steps' is not of the form key=value");
+  expect_begins(refusal(small, {"=1"}), "override '=1' is not of the form");
+  expect_begins(refusal(small, {"train..steps=1"}), "override train..steps=1: the key has an empty part");
+  expect_begins(refusal(small, {"train.steps="}),
+                "override train.steps=: steps must be an integer of at least 1, found nothing");
+  expect_begins(refusal(small, {"data.train.7.path=x"}),
+                "override data.train.7.path=x: the list has 1 entries");
+  expect_begins(refusal(small, {"data.train.x=1"}), "override data.train.x=1: 'x' must be an index");
+  expect_begins(refusal(small, {"train.steps.a=1"}), "override train.steps.a=1: 'a' is inside an integer");
+  expect_begins(refusal(small, {"optimizer.lr=nan"}),
+                "override optimizer.lr=nan: lr must be a number above 0, found 'nan'");
+  expect_begins(refusal(small, {"optimizer.lr=1e999"}), "override optimizer.lr=1e999: 1e999 is out of range");
+  expect_begins(refusal(small, {"optimizer.lr=-1"}), "override optimizer.lr=-1: lr must be");
+  expect_begins(refusal(small, {"train.steps=[1"}), "override train.steps=[1: ");
+}
+
+struct Bad {
+  std::vector<std::string> lines;  // replaces or adds sections of the small config, by their first word
+  const char* message;
+};
+
+std::string edited(const std::vector<std::string>& lines) {
+  std::string text = small;
+  for (const std::string& line : lines) {
+    const std::string name = line.substr(0, line.find(':') + 1);
+    const std::size_t at = text.starts_with(name) ? 0 : text.find("\n" + name) + 1;
+    if (at == 0 && !text.starts_with(name)) {
+      text += line + "\n";
+    } else {
+      text.replace(at, text.find('\n', at) - at, line);
+    }
+  }
+  return text;
+}
+
+TEST(Config, MistakesHaveAPlaceAndAHint) {
+  const std::vector<Bad> all = {
+      {{"trian: {}"}, "c.yaml:5:1: unknown section 'trian'; did you mean 'train'?"},
+      {{"schedule: {warmpu: 3}"}, "c.yaml:5:12: unknown key 'warmpu' in schedule; did you mean 'warmup'?"},
+      {{"schedule: {name: cosin}"},
+       "c.yaml:5:18: name must be one of cosine, wsd, constant, found 'cosin'; did you mean 'cosine'?"},
+      {{"schedule: [1]"}, "c.yaml:5:11: schedule must be a map of keys, found a list"},
+      {{"schedule:"}, "c.yaml:5:"},
+      {{"schedule: {decay_steps: 5}"}, "c.yaml:5:25: schedule.decay_steps is used by the schedule wsd only"},
+      {{"schedule: {min_lr: 1}"}, "c.yaml:5:20: schedule.min_lr (1) must not exceed optimizer.lr"},
+      {{"train: {steps: 1, global_batch: 8, micro_batch: 3}"},
+       "c.yaml:3:33: train.global_batch (8) must be a multiple"},
+      {{"train: {steps: 0, global_batch: 8, micro_batch: 2}"},
+       "c.yaml:3:16: steps must be an integer of at least 1, found '0'"},
+      {{"train: {steps: \"3\", global_batch: 8, micro_batch: 2}"}, "c.yaml:3:16: steps must be an integer"},
+      {{"train: {steps: 3.0, global_batch: 8, micro_batch: 2}"}, "c.yaml:3:16: steps must be an integer"},
+      {{"train: {global_batch: 8, micro_batch: 2}"}, "c.yaml:3:8: train lacks the key steps"},
+      {{"train: {steps: 1, global_batch: 8, micro_batch: 2, threads: 0}"},
+       "c.yaml:3:61: threads must be auto or an integer"},
+      {{"train: {steps: 1, global_batch: 8, micro_batch: 2, device: gpu}"},
+       "c.yaml:3:60: device must be cpu, found 'gpu'"},
+      {{"data: {train: [], seq_len: 32}"}, "c.yaml:2:15: train must not be empty"},
+      {{"data: {train: a.h5, seq_len: 32}"}, "c.yaml:2:15: train must be a list of token files"},
+      {{"data: {train: [{path: a.h5, weight: 0}], seq_len: 32}"},
+       "c.yaml:2:37: train.0.weight must be a number above 0"},
+      {{"data: {train: [{pth: a.h5}], seq_len: 32}"},
+       "c.yaml:2:17: unknown key 'pth' in train.0; did you mean 'path'?"},
+      {{"data: {train: [{path: 3}], seq_len: 32}"},
+       "c.yaml:2:23: train.0.path must be a string (quote it), found '3'"},
+      {{"data: {train: [{path: a.h5}], seq_len: 32, document_mask: yes}"},
+       "c.yaml:2:59: document_mask must be true or false, found 'yes'"},
+      {{"optimizer: {lr: 1e-3, betas: [0.9, 1.0]}"},
+       "c.yaml:4:36: betas.1 must be a number in [0, 1), found '1.0'"},
+      {{"optimizer: {lr: 1e-3, betas: [0.9]}"}, "c.yaml:4:30: betas must be two numbers"},
+      {{"optimizer: {lr: .nan}"}, "c.yaml:4:17: lr must be a number above 0, found '.nan'"},
+      {{"optimizer: {lr: .inf}"}, "c.yaml:4:17: lr must be a number above 0, found '.inf'"},
+      {{"optimizer: {lr: 1e-3, clip: -1}"}, "c.yaml:4:29: clip must be a number of at least 0"},
+      {{"optimizer: {lr: 1e-3, on_nonfinite: panic}"}, "c.yaml:4:37: on_nonfinite must be one of stop, skip"},
+      {{"log: {eval_every: 5}"}, "c.yaml:5:19: log.eval_every needs data.valid"},
+      {{"parallel: {dp: 3}"}, "c.yaml:5:16: parallel.dp (3) must divide the 4 microbatches"},
+      {{"init: {seed: -1}"}, "c.yaml:5:14: seed must be an integer of at least 0"},
+      {{"model: {family: lama}"}, "c.yaml:1:17: unknown model family 'lama'; did you mean 'llama'?"},
+      {{"model: {family: llama, hiden_size: 3}"},
+       "c.yaml:1:24: unknown key 'hiden_size' in model, of family llama; did you mean 'hidden_size'?"},
+      {{"model: {family: llama, hidden_size: big}"},
+       "c.yaml:1:37: 'hidden_size' is \"big\"; it must be an integer"},
+      {{"model: {hidden_size: 3}"}, "c.yaml:1:8: model lacks the key family"},
+  };
+  for (const Bad& bad : all) expect_begins(refusal(edited(bad.lines)), bad.message);
+  expect_begins(refusal("3"), "c.yaml:1:1: a config is a map of sections");
+  expect_begins(refusal("init: {seed: 1}"), "c.yaml:1:1: the section model is missing");
+}
+
+TEST(Config, MissingFileIsAUsageError) {
+  try {
+    load_config("/nonexistent/c.yaml");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::usage);
+  }
+}
+
+TEST(Config, OlderRopeKeysBecomeTheNewer) {
+  const Config c = with({"model.rope_theta=5e5", "model.rope_scaling={type: llama3, factor: 8.0}"});
+  EXPECT_FALSE(c.model.keys->contains("rope_theta"));
+  EXPECT_EQ((*c.model.keys)["rope_parameters"]["rope_type"], "llama3");
+  EXPECT_EQ((*c.model.keys)["rope_parameters"]["rope_theta"], 5e5);
+}
+
+TEST(Config, PrintedFormsReadBackTheSame) {
+  const Config c =
+      with({"data.train.0.path=\"odd: path\"", "init.from=models/x", "train.precision=bf16",
+            "parallel.reduce_groups=4", "kernels={gemm: plain}", "optimizer.lr=0.1234567890123456789",
+            "data.valid=[{path: v.h5}]", "model.rope_theta=500000.0"});
+  const std::string json = config_json(c);
+  EXPECT_EQ(json.find('\n'), std::string::npos);
+  EXPECT_EQ(config_json(config_from_json(json, "checkpoint")), json);
+  EXPECT_EQ(config_json(parse_config(config_yaml(c), "printed")), json);
+}
+
+TEST(Config, EveryShippedConfigLoads) {
+  int count = 0;
+  for (const auto& file : std::filesystem::directory_iterator(TESSERA_SOURCE_DIR "/configs")) {
+    const Config c = load_config(file.path());
+    EXPECT_EQ(config_json(parse_config(config_yaml(c), "printed")), config_json(c)) << file.path();
+    ++count;
+  }
+  EXPECT_GE(count, 7);
+}
+
+TEST(Config, IdentityIsModelAndDataStream) {
+  const Config saved = with({});
+  EXPECT_TRUE(identity_differences(saved, with({"train.steps=99", "optimizer.lr=1e-2", "train.micro_batch=4",
+                                                "log.dir=x", "checkpoint.keep=9", "data.valid=[{path: v.h5}]",
+                                                "init.from=x", "parallel.dp=2", "train.recompute=full"}))
+                  .empty());
+  for (const char* one : {"model.hidden_size=32", "model.num_hidden_layers=3", "model.family=qwen3",
+                          "data.seed=2", "data.seq_len=16", "data.train.0.path=b.h5", "data.train.0.weight=2",
+                          "data.document_mask=true", "train.global_batch=16", "train.precision=bf16",
+                          "parallel.reduce_groups=2", "data.tokenizer=t.json"}) {
+    EXPECT_EQ(identity_differences(saved, with({one})).size(), 1u) << one;
+  }
+  EXPECT_EQ(identity_differences(saved, with({"train.global_batch=16"})).at(0),
+            "train.global_batch (checkpoint 8, config 16)");
+  EXPECT_TRUE(identity_differences(with({"parallel.reduce_groups=2"}), saved).empty());
+}
+
+TEST(Config, SchemaListsEveryPrintedKey) {
+  const Json schema = Json::parse(config_schema());
+  const Json printed = Json::parse(config_json(with({})));
+  EXPECT_EQ(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+  for (const auto& [section, keys] : printed.items()) {
+    ASSERT_TRUE(schema["properties"].contains(section)) << section;
+    const Json& known = schema["properties"][section]["properties"];
+    for (const auto& [key, value] : keys.items()) {
+      if (section == "model" && key != "family") continue;
+      EXPECT_TRUE(known.contains(key)) << section << "." << key;
+      EXPECT_TRUE(known[key].contains("description"));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tessera
