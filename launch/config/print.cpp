@@ -1,5 +1,6 @@
 // A config written out: YAML, JSON, the schema, and what differs between two.
 #include "core/base/error.h"
+#include "core/models/family.h"
 #include "launch/config/fields.h"
 #include "launch/config/yaml.h"
 
@@ -98,7 +99,8 @@ std::string config_schema() {
 std::vector<std::string> identity_differences(const Config& saved, const Config& now) {
   std::vector<std::string> differences;
   const auto compare = [&](const std::string& key, const Json& before, const Json& after) {
-    if (before != after) {
+    // Unordered: the order of keys in a map says nothing.
+    if (nlohmann::json(before) != nlohmann::json(after)) {
       differences.push_back(fmt::format("{} (checkpoint {}, config {})", key, flow(before), flow(after)));
     }
   };
@@ -110,13 +112,16 @@ std::vector<std::string> identity_differences(const Config& saved, const Config&
       compare(section.name + "." + field.name, before, after);
     }
   }
-  const Json& before = *saved.model.keys;
-  const Json& after = *now.model.keys;
-  for (const auto& [key, value] : before.items()) {
-    compare("model." + key, value, after.contains(key) ? after[key] : Json());
-  }
-  for (const auto& [key, value] : after.items()) {
-    if (!before.contains(key)) compare("model." + key, Json(), value);
+  if (saved.model.family != now.model.family) return differences;
+  // A key left out means its default. Without vocab_size the tokenizer decides, and the token file is checked
+  // against the model when it is opened.
+  const Family& family = find_family(now.model.family);
+  const Json before = complete_config(family, *saved.model.keys, "the checkpoint's config", false);
+  const Json after = complete_config(family, *now.model.keys, "the config", false);
+  for (const ConfigKey& key : family.keys) {
+    const bool given = saved.model.keys->contains(key.name) && now.model.keys->contains(key.name);
+    if (key.name == "vocab_size" && !given) continue;
+    compare("model." + key.name, before[key.name], after[key.name]);
   }
   return differences;
 }

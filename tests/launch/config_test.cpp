@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "core/base/error.h"
 
@@ -205,6 +206,48 @@ TEST(Config, IdentityIsModelAndDataStream) {
   EXPECT_EQ(identity_differences(saved, with({"train.global_batch=16"})).at(0),
             "train.global_batch (checkpoint 8, config 16)");
   EXPECT_TRUE(identity_differences(with({"parallel.reduce_groups=2"}), saved).empty());
+  // What is written out need not differ from what was left out.
+  EXPECT_TRUE(
+      identity_differences(with({"model.rms_norm_eps=1e-6", "model.vocab_size=8192"}), saved).empty());
+  const Config rope = with({"model.rope_parameters={rope_type: default, rope_theta: 5e5}"});
+  EXPECT_TRUE(identity_differences(rope, with({"model.rope_theta=500000"})).empty());
+  EXPECT_EQ(identity_differences(rope, saved).size(), 1u);
+}
+
+// Random edits of a real config: each is read or refused with an Error, never anything else.
+TEST(Config, MutationsAreReadOrRefused) {
+  const std::string original = config_yaml(load_config(TESSERA_SOURCE_DIR "/configs/llama-3.2-1b.yaml"));
+  const std::string pieces = std::string("{}[]:,-&*!|>'\"#%@`?~ \n\t0x1e9.\xff\0<", 38);
+  std::mt19937 random(1);
+  int accepted = 0;
+  for (int i = 0; i < 3000; ++i) {
+    std::string text = original;
+    for (unsigned edits = random() % 4 + 1; edits > 0; --edits) {
+      const std::size_t at = random() % text.size();
+      switch (random() % 4) {
+        case 0:
+          text[at] = pieces[random() % pieces.size()];
+          break;
+        case 1:
+          text.insert(at, 1, pieces[random() % pieces.size()]);
+          break;
+        case 2:
+          text.erase(at, random() % 20);
+          break;
+        default:
+          text.insert(at, text.substr(random() % text.size(), random() % 40));
+      }
+    }
+    try {
+      const Config c = parse_config(text, "c.yaml");
+      EXPECT_EQ(config_json(parse_config(config_yaml(c), "printed")), config_json(c)) << text;
+      ++accepted;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::usage) << e.what();
+      EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << e.what();
+    }
+  }
+  EXPECT_GT(accepted, 100);
 }
 
 TEST(Config, SchemaListsEveryPrintedKey) {

@@ -84,7 +84,7 @@ TEST(Launch, ExitCodeAndEnvironmentComeThrough) {
 }
 
 // Runs the script, which makes `ready` when its traps are set, and sends the signals to ourselves.
-int signalled(const std::string& script, const std::vector<int>& signals) {
+int signalled(const std::string& script, const std::vector<int>& signals, bool mpirun = false) {
   const fs::path ready = fs::path(testing::TempDir()) / ("ready." + std::to_string(getpid()));
   fs::remove(ready);
   std::thread sender([&] {
@@ -95,8 +95,20 @@ int signalled(const std::string& script, const std::vector<int>& signals) {
       std::this_thread::sleep_for(std::chrono::milliseconds(300));
     }
   });
-  const int code =
-      run_command(shell(script + "; : > " + ready.string() + "; for i in $(seq 100); do sleep 0.05; done"));
+  // Under mpirun rank 1 reports, once rank 0 has set its traps too.
+  const std::string first = ready.string() + ".0";
+  fs::remove(first);
+  const std::string meet = "case ${OMPI_COMM_WORLD_RANK:-1} in 0) : > " + first +
+                           "; sleep 5; exit 1;; esac; until [ -e " + first + " ]; do sleep 0.02; done; ";
+  LaunchCommand command = shell(script + "; " + (mpirun ? meet : "") + ": > " + ready.string() +
+                                "; for i in $(seq 100); do sleep 0.05; done");
+  if (mpirun) {
+    LaunchRequest ranks;
+    ranks.ranks = 2;
+    ranks.program = command.arguments;
+    command = launch_command(ranks, this_machine());
+  }
+  const int code = run_command(command);
   sender.join();
   return code;
 }
@@ -105,6 +117,10 @@ TEST(Launch, SignalsBecomeARequestToSave) {
   for (const int number : {SIGTERM, SIGINT, SIGUSR1}) {
     EXPECT_EQ(signalled("trap 'exit 75' USR1; trap 'exit 3' TERM INT", {number}), 75) << number;
   }
+}
+
+TEST(Launch, RanksUnderMpirunGetTheRequest) {
+  EXPECT_EQ(signalled("trap 'exit 75' USR1", {SIGTERM}, true), 75);
 }
 
 TEST(Launch, ASecondRequestEndsIt) {

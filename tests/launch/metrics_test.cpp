@@ -110,10 +110,10 @@ TEST_F(MetricsTest, ProgressLineReads) {
   m.tflops = 0.21;
   m.mem_bytes = 430 << 20;
   m.eta_s = 123;
-  EXPECT_EQ(
-      Metrics::progress_line(m, 300),
-      "step 120/300  loss 5.0000  grad_norm 0.910  lr 8.10e-04  3210 tokens/s  0.21 TFLOP/s  memory 430.00 MiB  "
-      "eta 2:03");
+  EXPECT_EQ(Metrics::progress_line(m, 300),
+            "step 120/300  loss 5.0000  grad_norm 0.910  lr 8.10e-04  3210 tokens/s  0.21 TFLOP/s  memory "
+            "430.00 MiB  "
+            "eta 2:03");
 }
 
 TEST(Events, Crc32cOfKnownBytes) {

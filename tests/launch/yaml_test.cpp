@@ -117,8 +117,7 @@ TEST(Yaml, PlainScalarsFollowTheCoreSchema) {
   EXPECT_EQ(kind_of("+3"), Kind::integer);
   for (const char* real : {"1e-3", "1.", ".5", "-1.5E+2", "0.0"})
     EXPECT_EQ(kind_of(real), Kind::real) << real;
-  for (const char* text :
-       {"yes", "NO", "on", "1.2.3", "nan", ".nan", ".inf", "1e", "1:30", "2024-01-01"}) {
+  for (const char* text : {"yes", "NO", "on", "1.2.3", "nan", ".nan", ".inf", "1e", "1:30", "2024-01-01"}) {
     EXPECT_EQ(kind_of(text), Kind::string) << text;
   }
   for (const char* quoted : {"\"3\"", "'true'", "\"\"", "\"010\""})
