@@ -3,8 +3,10 @@
 // Both directions work on JSON objects and keep keys that they do not know. Stateless; any thread.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/base/dtype.h"
 #include "core/base/json.h"
@@ -18,7 +20,7 @@ namespace tessera {
 // keys that the family does not know, as met.
 struct ReleaseConfig {
   const Family* family = nullptr;
-  Json config;
+  std::shared_ptr<const Json> config;  // never null once read
   ModelSpec spec;
   std::optional<DType> dtype;  // "dtype" or "torch_dtype"
 };

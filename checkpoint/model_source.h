@@ -34,9 +34,8 @@ struct LogicalTensor {
 // Of a spec, in the model's order; allocates no tensor.
 std::vector<LogicalTensor> logical_tensors(const ModelSpec& spec);
 
-// The two names of a family's tensors, as import and publish use them. nullopt if there is none.
+// A logical tensor's name in releases, for import and publish alike; nullopt if the family has none.
 std::optional<std::string> release_name(const Family& family, const std::string& logical);
-std::optional<std::string> logical_tensor_name(const Family& family, const std::string& hugging_face);
 
 // An open model; a cheap handle, any thread. Opening checks that exactly the tensors of the config are there,
 // with its shapes.
