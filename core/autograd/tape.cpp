@@ -22,6 +22,17 @@ void accumulate(Tensor& sum, const Tensor& gradient) {
 
 }  // namespace
 
+Node::~Node() {
+  std::vector<Edge> dropped = std::move(inputs);
+  while (!dropped.empty()) {
+    const std::shared_ptr<Node> node = std::move(dropped.back().node);
+    dropped.pop_back();
+    if (!node || node.use_count() > 1) continue;
+    for (Edge& edge : node->inputs) dropped.push_back(std::move(edge));
+    node->inputs.clear();
+  }
+}
+
 NoGrad::NoGrad() : previous_(recording) {
   recording = false;
 }

@@ -47,6 +47,11 @@ struct Node {
   std::vector<Shape> output_shapes;  // a gradient arrives in this shape, whatever view of the output was used
   std::vector<Edge> inputs;
   BackwardFunction backward;  // empty on a leaf, and once it has run
+
+  Node() = default;
+  ~Node();  // drops what only it held, without recursion: graphs are as deep as a step is long
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
 };
 
 // No op records while a NoGrad lives on this thread.

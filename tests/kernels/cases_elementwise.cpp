@@ -1,0 +1,192 @@
+#include <cmath>
+
+#include "core/ops/elementwise.h"
+#include "core/ops/split.h"
+#include "core/ops/swiglu.h"
+#include "core/optim/adamw.h"
+#include "tests/kernels/op_case.h"
+
+namespace tessera::testing_ops {
+namespace {
+
+using Tensors = std::vector<Tensor>;
+using Inputs = std::span<const Tensor>;
+using Weights = std::span<Parameter* const>;
+using Values = std::span<const Array>;
+
+OpCase add_case() {
+  return {.name = "add",
+          .inputs = {{"x", {3, 17, 5}}, {"y", {3, 17, 5}}},
+          .parameters = {},
+          .op = [](Inputs x, Weights) { return Tensors{add(x[0], x[1])}; },
+          .reference =
+              [](Values v) {
+                Array out = v[0];
+                for (std::size_t i = 0; i < out.size(); ++i) out[i] += v[1][i];
+                return Arrays{out};
+              },
+          .roundings = 1};
+}
+
+// Large enough for several blocks of work, and one tensor feeding an op twice.
+OpCase shared_case() {
+  return {.name = "add_shared",
+          .inputs = {{"x", {70001}}},
+          .parameters = {},
+          .op = [](Inputs x, Weights) { return Tensors{add(add(x[0], x[0]), x[0])}; },
+          .reference =
+              [](Values v) {
+                Array out = v[0];
+                for (double& value : out) value *= 3;
+                return Arrays{out};
+              },
+          .roundings = 3,
+          .samples = 8};
+}
+
+OpCase split_case() {
+  return {.name = "split",
+          .inputs = {{"x", {2, 35, 12}}},
+          .parameters = {},
+          .op =
+              [](Inputs x, Weights) {
+                return split(x[0], {7, 4, 1});
+              },
+          .reference =
+              [](Values v) {
+                Arrays parts(3);
+                for (std::size_t i = 0; i < v[0].size(); ++i) {
+                  const std::size_t column = i % 12;
+                  parts[column < 7 ? 0 : column < 11 ? 1 : 2].push_back(v[0][i]);
+                }
+                return parts;
+              },
+          .roundings = 0};
+}
+
+// A part that nothing uses counts as zeros.
+OpCase split_unused_case() {
+  OpCase test = split_case();
+  test.name = "split_unused_part";
+  test.op = [](Inputs x, Weights) {
+    const Tensors parts = split(x[0], {7, 4, 1});
+    return Tensors{parts[0], parts[2]};
+  };
+  test.reference = [whole = test.reference](Values v) {
+    const Arrays parts = whole(v);
+    return Arrays{parts[0], parts[2]};
+  };
+  return test;
+}
+
+OpCase swiglu_case() {
+  return {.name = "swiglu",
+          .inputs = {{.name = "x", .shape = {2, 19, 2 * 23}, .scale = 3}},
+          .parameters = {},
+          .op = [](Inputs x, Weights) { return Tensors{swiglu(x[0])}; },
+          .reference =
+              [](Values v) {
+                Array out;
+                for (std::size_t row = 0; row < 38; ++row)
+                  for (std::size_t i = 0; i < 23; ++i) {
+                    const double g = v[0][row * 46 + i];
+                    out.push_back(g / (1 + std::exp(-g)) * v[0][row * 46 + 23 + i]);
+                  }
+                return Arrays{out};
+              }};
+}
+
+OpCase convert_case() {
+  return {.name = "convert",
+          .inputs = {{.name = "x", .shape = {33, 1001}, .always_f32 = true}},
+          .parameters = {},
+          .op =
+              [](Inputs x, Weights) {
+                const Tensor half = Tensor::empty(x[0].shape(), DType::bf16, x[0].device());
+                const Tensor back = Tensor::empty(x[0].shape(), DType::f32, x[0].device());
+                convert(x[0], half);
+                convert(half, back);
+                return Tensors{half, back};
+              },
+          .reference =
+              [](Values v) {
+                Array out = v[0];
+                for (double& value : out)
+                  value = static_cast<double>(static_cast<float>(bf16(static_cast<float>(value))));
+                return Arrays{out, out};
+              },
+          .roundings = 0,
+          .differentiable = false};
+}
+
+OpCase scale_case() {
+  return {.name = "scale_and_add_into",
+          .inputs = {{"x", {40009}}, {"y", {40009}}, {"factor", {1}}},
+          .parameters = {},
+          .op =
+              [](Inputs x, Weights) {
+                scale(x[0], x[2]);
+                add_into(x[0], x[1]);
+                return Tensors{x[0]};
+              },
+          .reference =
+              [](Values v) {
+                Array out = v[0];
+                for (std::size_t i = 0; i < out.size(); ++i) out[i] = out[i] * v[2][0] + v[1][i];
+                return Arrays{out};
+              },
+          .bf16 = false,
+          .differentiable = false};
+}
+
+// The formula of torch.optim.AdamW, at its third step.
+OpCase adamw_case() {
+  constexpr double lr = 0.01;
+  constexpr double clip = 0.7;
+  constexpr double beta1 = 0.9;
+  constexpr double beta2 = 0.95;
+  constexpr double decay = 0.1;
+  static const double correction1 = 1 - std::pow(beta1, 3);
+  static const double correction2 = std::sqrt(1 - std::pow(beta2, 3));
+  return {.name = "adamw",
+          .inputs = {{"p", {40003}},
+                     {"g", {40003}},
+                     {"m", {40003}},
+                     {.name = "v", .shape = {40003}, .scale = 0.05, .offset = 1}},
+          .parameters = {},
+          .op =
+              [](Inputs x, Weights) {
+                const AdamWScalars now{static_cast<float>(lr), static_cast<float>(clip),
+                                       static_cast<float>(correction1), static_cast<float>(correction2)};
+                const Tensor scalars = Tensor::from_host(&now, {4}, DType::f32, x[0].device());
+                adamw_kernel()({x[0], x[1], x[2], x[3], scalars, static_cast<float>(beta1),
+                                static_cast<float>(beta2), 1e-8F, static_cast<float>(decay)},
+                               x[0].device());
+                return Tensors{x[0], x[2], x[3]};
+              },
+          .reference =
+              [](Values in) {
+                Array p = in[0];
+                Array m = in[2];
+                Array v = in[3];
+                for (std::size_t i = 0; i < p.size(); ++i) {
+                  const double g = clip * in[1][i];
+                  p[i] *= 1 - lr * decay;
+                  m[i] = beta1 * m[i] + (1 - beta1) * g;
+                  v[i] = beta2 * v[i] + (1 - beta2) * g * g;
+                  p[i] -= lr * (m[i] / correction1) / (std::sqrt(v[i]) / correction2 + 1e-8);
+                }
+                return Arrays{p, m, v};
+              },
+          .bf16 = false,
+          .differentiable = false};
+}
+
+}  // namespace
+
+std::vector<OpCase> elementwise_cases() {
+  return {add_case(),    shared_case(),  split_case(), split_unused_case(),
+          swiglu_case(), convert_case(), scale_case(), adamw_case()};
+}
+
+}  // namespace tessera::testing_ops

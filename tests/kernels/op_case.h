@@ -1,0 +1,91 @@
+// One declarative case per op: what goes in, the op, and the same mathematics in double. The harness derives
+// every check from it.
+//
+// Checks of a case, per dtype: outputs against the reference; gradients of inputs and parameters against
+// finite differences of the reference under random cotangents; a second backward that accumulates; the same
+// bits on 1 and on 3 threads; no write outside any buffer and no read of memory never written
+// (GuardedDevice); the meta device gives the same shapes and the same peak of memory.
+#pragma once
+
+#include <functional>
+#include <ostream>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/nn/parameter.h"
+#include "core/tensor/device.h"
+#include "core/tensor/tensor.h"
+
+namespace tessera::testing_ops {
+
+using Array = std::vector<double>;
+using Arrays = std::vector<Array>;
+
+struct CaseInput {
+  std::string name;
+  Shape shape;
+  bool strided = false;  // a view of a wider buffer: heads (or columns) apart from their neighbours
+  bool gradient = true;  // on the tape
+  double scale = 1;      // values are offset + scale × normal
+  double offset = 0;
+  bool always_f32 = false;  // whatever the case's dtype
+};
+
+struct OpCase {
+  std::string name;
+  std::vector<CaseInput> inputs;
+  std::vector<CaseInput> parameters;
+  std::function<std::vector<Tensor>(std::span<const Tensor> x, std::span<Parameter* const> w)> op;
+  // Inputs then parameters, to outputs.
+  std::function<Arrays(std::span<const Array>)> reference;
+  double terms = 1;      // of the longest sum, for the tolerance of fp32
+  double roundings = 2;  // to bf16 between the inputs and a result
+  bool bf16 = true;
+  bool differentiable = true;
+  int samples = 64;  // elements of each tensor whose derivative is checked
+};
+
+// GoogleTest shows cases by name.
+inline void PrintTo(const OpCase& test, std::ostream* out) {
+  *out << test.name;
+}
+
+// Host memory with 4 KiB of guard bytes around each block, which is filled with NaN when it is handed out.
+class GuardedDevice : public Device {
+ public:
+  explicit GuardedDevice(int threads) : Device(DeviceKind::cpu, {0, threads}) {}
+  Stream& stream() override { return stream_; }
+  void copy(void* to, const void* from, std::size_t bytes) override;
+  void zero(void* address, std::size_t bytes) override;
+  // Blocks whose guard bytes had changed when they were released.
+  int violations() const { return violations_; }
+
+ protected:
+  void* do_allocate(std::size_t bytes) override;
+  void do_release(void* address, std::size_t bytes) noexcept override;
+
+ private:
+  class Eager : public Stream {
+    void synchronize() override {}
+    std::uint64_t record() override { return 0; }
+    void wait(std::uint64_t) override {}
+  };
+  Eager stream_;
+  int violations_ = 0;
+};
+
+// Every check of the case in `dtype`; failures are GoogleTest failures that print the seed.
+void check_case(const OpCase& test, DType dtype);
+
+// Runs the case once and returns the names of the kernel slots it used.
+std::set<std::string> slots_used(const OpCase& test);
+
+std::vector<OpCase> elementwise_cases();
+std::vector<OpCase> matmul_cases();
+std::vector<OpCase> sequence_cases();
+std::vector<OpCase> loss_cases();
+std::vector<OpCase> all_cases();
+
+}  // namespace tessera::testing_ops
