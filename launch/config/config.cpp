@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "checkpoint/hf_config.h"
 #include "core/base/error.h"
 #include "core/base/io.h"
 #include "core/models/family.h"
@@ -103,6 +104,21 @@ void check_model(const Node& model, const Config& config) {
     } catch (const Error& e) {
       throw Error(e.what(), ExitCode::usage);
     }
+  }
+  Json keys = *config.model.keys;
+  // Left out, it comes from the tokenizer; until then no token id is outside it.
+  if (!keys.contains("vocab_size")) keys["vocab_size"] = 1 << 20;
+  const std::string origin = model.place.text();
+  try {  // sizes that must fit together
+    make_release_config(family, keys, origin);
+  } catch (const Error& e) {
+    std::string message = e.what();
+    if (message.starts_with(origin + ": ")) message = message.substr(origin.size() + 2);
+    yaml::Place place = model.place;  // of the key that the message names, if the file has it
+    for (const yaml::Entry& entry : model.entries) {
+      if (message.find("'" + entry.key + "'") != std::string::npos) place = entry.value.place;
+    }
+    yaml::fail_at(place, message);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "checkpoint/hf_config.h"
 #include "core/base/error.h"
 
 namespace tessera {
@@ -147,6 +148,11 @@ TEST(Config, MistakesHaveAPlaceAndAHint) {
        "c.yaml:1:24: unknown key 'hiden_size' in model, of family llama; did you mean 'hidden_size'?"},
       {{"model: {family: llama, hidden_size: big}"},
        "c.yaml:1:37: 'hidden_size' is \"big\"; it must be an integer"},
+      {{"model: {family: llama, hidden_size: 0}"}, "c.yaml:1:37: 'hidden_size' is 0"},
+      {{"model: {family: llama, hidden_size: -64}"}, "c.yaml:1:37: 'hidden_size' is -64"},
+      {{"model: {family: llama, num_key_value_heads: 5}"}, "c.yaml:1:8: model"},
+      {{"model: {family: llama, rope_theta: 0}"}, "c.yaml:1:36: model: rope_parameters 'rope_theta' is 0"},
+      {{"model: {family: llama, rope_scaling: {type: odd}}"}, "c.yaml:1:8: model"},
       {{"model: {hidden_size: 3}"}, "c.yaml:1:8: model lacks the key family"},
   };
   for (const Bad& bad : all) expect_begins(refusal(edited(bad.lines)), bad.message);
@@ -164,7 +170,9 @@ TEST(Config, MissingFileIsAUsageError) {
 }
 
 TEST(Config, OlderRopeKeysBecomeTheNewer) {
-  const Config c = with({"model.rope_theta=5e5", "model.rope_scaling={type: llama3, factor: 8.0}"});
+  const Config c = with({"model.rope_theta=5e5",
+                         "model.rope_scaling={type: llama3, factor: 8.0, low_freq_factor: 1.0, "
+                         "high_freq_factor: 4.0, original_max_position_embeddings: 64}"});
   EXPECT_FALSE(c.model.keys->contains("rope_theta"));
   EXPECT_EQ((*c.model.keys)["rope_parameters"]["rope_type"], "llama3");
   EXPECT_EQ((*c.model.keys)["rope_parameters"]["rope_theta"], 5e5);
@@ -197,7 +205,7 @@ TEST(Config, IdentityIsModelAndDataStream) {
                                                 "log.dir=x", "checkpoint.keep=9", "data.valid=[{path: v.h5}]",
                                                 "init.from=x", "parallel.dp=2", "train.recompute=full"}))
                   .empty());
-  for (const char* one : {"model.hidden_size=32", "model.num_hidden_layers=3", "model.family=qwen3",
+  for (const char* one : {"model.hidden_size=128", "model.num_hidden_layers=3", "model.family=qwen3",
                           "data.seed=2", "data.seq_len=16", "data.train.0.path=b.h5", "data.train.0.weight=2",
                           "data.document_mask=true", "train.global_batch=16", "train.precision=bf16",
                           "parallel.reduce_groups=2", "data.tokenizer=t.json"}) {
@@ -212,6 +220,18 @@ TEST(Config, IdentityIsModelAndDataStream) {
   const Config rope = with({"model.rope_parameters={rope_type: default, rope_theta: 5e5}"});
   EXPECT_TRUE(identity_differences(rope, with({"model.rope_theta=500000"})).empty());
   EXPECT_EQ(identity_differences(rope, saved).size(), 1u);
+}
+
+// The parameters that the makers' releases have.
+TEST(Config, ShippedModelsHaveTheirSizes) {
+  const std::map<std::string, std::int64_t> sizes = {
+      {"peer-28m", 27'795'968},          {"llama-3.2-1b", 1'235'814'400}, {"llama-3.1-8b", 8'030'261'248},
+      {"llama-3.1-70b", 70'553'706'496}, {"qwen3-0.6b", 596'049'920},     {"qwen3-8b", 8'190'735'360}};
+  for (const auto& [name, size] : sizes) {
+    const Config c = load_config(std::string(TESSERA_SOURCE_DIR "/configs/") + name + ".yaml");
+    const ReleaseConfig release = make_release_config(find_family(c.model.family), *c.model.keys, name);
+    EXPECT_EQ(parameter_count(release.spec), size) << name;
+  }
 }
 
 // Random edits of a real config: each is read or refused with an Error, never anything else.
@@ -247,7 +267,7 @@ TEST(Config, MutationsAreReadOrRefused) {
       EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << e.what();
     }
   }
-  EXPECT_GT(accepted, 100);
+  EXPECT_GT(accepted, 20);
 }
 
 TEST(Config, SchemaListsEveryPrintedKey) {
