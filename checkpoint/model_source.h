@@ -23,6 +23,23 @@ struct ModelDescription {
   std::map<std::string, std::string> files;  // tokenizer.json, chat_template.jinja, …: name to content
 };
 
+// What a release may hold besides weights and config.json, and is carried along.
+inline constexpr const char* release_attachments[] = {"tokenizer.json",
+                                                      "tokenizer_config.json",
+                                                      "special_tokens_map.json",
+                                                      "added_tokens.json",
+                                                      "vocab.json",
+                                                      "merges.txt",
+                                                      "chat_template.jinja",
+                                                      "chat_template.json",
+                                                      "generation_config.json",
+                                                      "LICENSE",
+                                                      "LICENSE.txt",
+                                                      "LICENSE.md",
+                                                      "NOTICE",
+                                                      "USE_POLICY.md",
+                                                      "README.md"};
+
 // The value of a checkpoint meta's key "model".
 Json model_meta(const ModelDescription& description);
 

@@ -160,12 +160,11 @@ void compare(const ModelSource& source, const ModelSource& released, DType dtype
 
 }  // namespace
 
-Published publish(const PublishOptions& options, Device& device) {
+Published publish(const ModelSource& source, const PublishOptions& options, Device& device) {
   const fs::path to = options.to.has_filename() ? options.to : options.to.parent_path();
   if (to.empty()) fail_usage("the name of the directory to publish to is empty");
   if (fs::exists(to) && (!fs::is_directory(to) || !fs::is_empty(to)))
     fail("'{}' already holds something; choose a new directory", to.string());
-  const ModelSource source = open_model(options.from);
   Published result;
   result.dtype = options.dtype.value_or(source.description().dtype);
   result.parameters = parameter_count(source.spec());
@@ -185,7 +184,7 @@ Published publish(const PublishOptions& options, Device& device) {
   try {
     compare(source, open_release(scratch.path()), result.dtype, device);
   } catch (const Error& e) {
-    fail("publishing '{}' was refused and nothing is left: {}", options.from.string(), e.what());
+    fail("publishing '{}' was refused and nothing is left: {}", source.origin(), e.what());
   }
   scratch.keep_as(to);
   return result;

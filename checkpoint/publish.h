@@ -11,9 +11,9 @@
 namespace tessera {
 
 class Device;
+class ModelSource;
 
 struct PublishOptions {
-  std::filesystem::path from;  // as open_model takes it
   std::filesystem::path to;    // absent, or an empty directory
   std::optional<DType> dtype;  // f32, bf16 or f16; absent: the checkpoint's own
   std::uint64_t max_shard_bytes = 5'000'000'000;
@@ -31,9 +31,9 @@ struct Published {
 
 // Writes safetensors (with an index where there are several), config.json, generation_config.json, tokenizer
 // files, README.md and SHA256SUMS beside `to`, reads them back, and compares every weight, and the logits of
-// fixed pseudo-random tokens, with those of the checkpoint's weights rounded to the same dtype, through the
+// fixed pseudo-random tokens, with those of the source's weights rounded to the same dtype, through the
 // same kernels on `device`. Only if all bits are equal does the directory appear under its name; else it
 // throws Error and leaves nothing. The same checkpoint gives the same bytes.
-Published publish(const PublishOptions& options, Device& device);
+Published publish(const ModelSource& source, const PublishOptions& options, Device& device);
 
 }  // namespace tessera
