@@ -200,13 +200,17 @@ void backward_head(const AttentionBackward& args, const Sizes& n, std::int64_t b
       cpu::gemm_tile(false, true, rows, keys, n.dh, 1, s.q, n.dh, k, n.dh, 0, s.p, keys);
       cpu::gemm_tile(false, true, rows, keys, n.dh, 1, s.dout, n.dh, s.v + k0 * n.dh, n.dh, 0, s.dp, keys);
       for (std::int64_t i = 0; i < rows; ++i) {
-        float* p = s.p + i * keys;
-        float* dp = s.dp + i * keys;
+        float* __restrict p = s.p + i * keys;
+        float* __restrict dp = s.dp + i * keys;
         const auto [from, to] = visible(args.in, b, q0 + i, k0, keys);
-        for (std::int64_t j = 0; j < keys; ++j) {
-          p[j] = j >= from && j < to ? cpu::exponential(p[j] - lse[i]) : 0.0F;
+        std::fill_n(p, from, 0.0F);
+        std::fill_n(dp, from, 0.0F);
+        for (std::int64_t j = from; j < to; ++j) {
+          p[j] = cpu::exponential(p[j] - lse[i]);
           dp[j] = p[j] * (dp[j] - s.delta[i]);
         }
+        std::fill_n(p + to, keys - to, 0.0F);
+        std::fill_n(dp + to, keys - to, 0.0F);
       }
       cpu::gemm_tile(true, false, keys, n.dh, rows, 1, s.p, keys, s.dout, n.dh, 1, s.dv + k0 * n.dh, n.dh);
       cpu::gemm_tile(false, false, rows, n.dh, keys, 1, s.dp, keys, k, n.dh, 1, s.dq, n.dh);
