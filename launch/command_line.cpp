@@ -7,6 +7,7 @@ namespace tessera {
 void add_verbs(CLI::App& app, Action& chosen) {
   add_config_verb(app, chosen);
   add_launch_verb(app, chosen);
+  add_train_verb(app, chosen);
 }
 
 }  // namespace tessera

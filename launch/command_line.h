@@ -20,5 +20,6 @@ void add_verbs(CLI::App& app, Action& chosen);
 // The verbs.
 void add_config_verb(CLI::App& app, Action& chosen);
 void add_launch_verb(CLI::App& app, Action& chosen);
+void add_train_verb(CLI::App& app, Action& chosen);
 
 }  // namespace tessera

@@ -15,7 +15,6 @@ class ProcessGroup;
 
 struct TrainOptions {
   bool fresh = false;         // refuse a checkpoint directory that holds checkpoints
-  int ranks_on_node = 1;      // that share this machine's cores
   const char* how = "alone";  // "threads" or "mpi": how ranks were started, for the start-up table
 };
 

@@ -1,0 +1,97 @@
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/manifest.h"
+#include "checkpoint/retention.h"
+#include "checkpoint/store.h"
+#include "core/base/error.h"
+#include "core/base/hash.h"
+#include "core/base/io.h"
+
+namespace tessera {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// Runs `work` on this rank; if it threw on any rank, all throw the first cause. Returns what all ranks made,
+// on rank 0.
+std::vector<std::string> all_or_none(Coordination& ranks, const std::function<std::string()>& work) {
+  std::string made;
+  std::string cause;
+  try {
+    made = work();
+  } catch (const Error& e) {
+    cause = e.what();
+  }
+  const std::vector<std::string> causes = ranks.gather_text(cause);
+  std::vector<std::string> results = ranks.gather_text(made);
+  if (ranks.agree(cause.empty())) return results;
+  std::string first;
+  for (std::size_t r = 0; r < causes.size() && first.empty(); ++r)
+    if (!causes[r].empty()) first = ranks.size() > 1 ? fmt::format("rank {}: {}", r, causes[r]) : causes[r];
+  throw Error(ranks.broadcast_text(first));
+}
+
+AttachedFile attach(const fs::path& path, const std::string& content) {
+  io::File file = io::File::create(path);
+  file.write(content);
+  file.sync();
+  file.close();
+  return {content.size(), xxh3_128_hex(bytes_of(content))};
+}
+
+// Puts the finished folder in its place. What stood there goes first; a crash in between leaves the finished
+// folder, which clear_leftovers() then puts in place.
+void commit(const fs::path& partial, const fs::path& final_path) {
+  if (fs::exists(final_path)) delete_checkpoint(final_path);
+  io::rename_file(partial, final_path);
+  io::sync_folder(final_path.parent_path());
+}
+
+}  // namespace
+
+fs::path save_checkpoint(const fs::path& dir, std::int64_t step, const std::vector<StateSlice>& slices,
+                         const Json& meta, const std::map<std::string, std::string>& files,
+                         Coordination& ranks) {
+  const fs::path final_path = checkpoint_path(dir, step);
+  const fs::path partial = final_path.string() + ".partial";
+  try {
+    all_or_none(ranks, [&] {
+      if (ranks.rank() != 0) return std::string();
+      std::error_code error;
+      fs::create_directories(dir, error);
+      if (!error) {
+        clear_leftovers(dir);
+        fs::create_directory(partial, error);
+      }
+      if (error) fail("cannot create '{}': {}", partial.string(), error.message());
+      return std::string();
+    });
+    const auto shards = all_or_none(ranks, [&] {
+      if (slices.empty()) return std::string();
+      const std::string name = fmt::format("shard-{:05}-of-{:05}.h5", ranks.rank(), ranks.size());
+      return shard_text(write_shard(partial, name, slices));
+    });
+    all_or_none(ranks, [&] {
+      if (ranks.rank() != 0) return std::string();
+      Manifest manifest{step, std::make_shared<const Json>(meta), {}, {}};
+      for (const std::string& shard : shards)
+        if (!shard.empty()) manifest.shards.push_back(parse_shard(shard, "a rank's shard"));
+      check_coverage(manifest.shards, partial.string());
+      for (const auto& [name, content] : files) manifest.files[name] = attach(partial / name, content);
+      io::sync_folder(partial);
+      io::write_atomically(partial / manifest_name, manifest_text(manifest));
+      commit(partial, final_path);
+      return std::string();
+    });
+  } catch (...) {
+    if (ranks.rank() == 0) {
+      std::error_code ignored;
+      fs::remove_all(partial, ignored);
+    }
+    throw;
+  }
+  return final_path;
+}
+
+}  // namespace tessera

@@ -1,0 +1,164 @@
+#include "launch/run_setup.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "core/base/hash.h"
+#include "core/base/io.h"
+#include "core/base/log.h"
+#include "core/base/progress.h"
+#include "core/tensor/device.h"
+#include "launch/estimate.h"
+
+namespace tessera {
+namespace {
+
+namespace fs = std::filesystem;
+
+DeviceKind device_kind(const Config& config) {
+  return config.train.device == "cuda" ? DeviceKind::cuda : DeviceKind::cpu;
+}
+
+void check_same_config(const Config& config, ProcessGroup& ranks) {
+  const auto hashes = ranks.all_gather_text(sha256_hex(bytes_of(config_json(config))));
+  for (std::size_t r = 1; r < hashes.size(); ++r)
+    if (hashes[r] != hashes[0]) fail_usage("ranks 0 and {} were given different configs", r);
+}
+
+// The tokenizer's files, from data.tokenizer or else from inside the token file.
+std::map<std::string, std::string> tokenizer_files(const Config& config, const TokenFile& tokens) {
+  std::map<std::string, std::string> files;
+  if (!config.data.tokenizer) {
+    if (std::string json = tokens.tokenizer_json(); !json.empty()) files["tokenizer.json"] = std::move(json);
+    return files;
+  }
+  const fs::path path = *config.data.tokenizer;
+  files["tokenizer.json"] = io::read_text(path);
+  const std::string& made_with = tokens.info().tokenizer_sha256;
+  if (!made_with.empty() && sha256_hex(bytes_of(files["tokenizer.json"])) != made_with)
+    config.fail_at("data.tokenizer", fmt::format("'{}' is not the tokenizer that '{}' was prepared with",
+                                                 path.string(), tokens.path().string()));
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"})
+    if (fs::exists(path.parent_path() / name)) files[name] = io::read_text(path.parent_path() / name);
+  return files;
+}
+
+// The config's model keys with what the data decides: vocabulary, end-of-text, length.
+Json model_keys(const Config& config, const TokenFileInfo& tokens) {
+  Json keys = *config.model.keys;
+  if (!keys.contains("vocab_size")) keys["vocab_size"] = tokens.vocab_size;
+  if (!keys.contains("eos_token_id") && tokens.end_of_text) keys["eos_token_id"] = *tokens.end_of_text;
+  const Json& vocab = keys["vocab_size"];
+  if (vocab.is_number_integer() && vocab.get<std::int64_t>() < tokens.vocab_size)
+    config.fail_at("model.vocab_size", fmt::format("{} is below the {} tokens of the tokenizer", vocab.dump(),
+                                                   tokens.vocab_size));
+  if (!keys.contains("max_position_embeddings")) {
+    const Json full = complete_config(find_family(config.model.family), keys, "model", false);
+    keys["max_position_embeddings"] =
+        std::max(config.data.seq_len, full.at("max_position_embeddings").get<std::int64_t>());
+  }
+  return keys;
+}
+
+int threads_of(const Config& config, const ProcessGroup& ranks) {
+  return config.train.threads.value_or(std::max(1, available_cpus() / std::max(1, ranks.ranks_on_node())));
+}
+
+}  // namespace
+
+RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions&) {
+  check_same_config(config, ranks);
+  if (config.parallel.dp && *config.parallel.dp != ranks.size())
+    config.fail_at("parallel.dp",
+                   fmt::format("is {}, but {} ranks were started", *config.parallel.dp, ranks.size()));
+  RunSetup setup;
+  setup.device = make_device(device_kind(config), {0, threads_of(config, ranks)});
+  setup.device->wished_kernels = config.kernels;
+  std::vector<SourceSpec> sources;
+  for (const Source& source : config.data.train) sources.push_back({source.path, source.weight});
+  setup.data =
+      std::make_unique<Dataset>(sources, config.data.seq_len, config.data.document_mask, config.data.seed);
+  const TokenFile& first = setup.data->file(0);
+  for (const Source& source : config.data.valid) {
+    setup.valid.push_back(std::make_unique<TokenFile>(source.path));
+    if (setup.valid.back()->info().tokenizer_sha256 != first.info().tokenizer_sha256)
+      fail("'{}' and '{}' were made with different tokenizers", source.path, first.path().string());
+  }
+  setup.description.files = tokenizer_files(config, first);
+  setup.description.dtype = config.train.precision == Precision::bf16 ? DType::bf16 : DType::f32;
+  setup.description.release =
+      make_release_config(find_family(config.model.family), model_keys(config, first.info()), "model");
+  const ModelSpec& spec = setup.description.release.spec;
+  if (config.data.seq_len > spec.max_positions)
+    config.fail_at("data.seq_len", fmt::format("{} is beyond the model's max_position_embeddings {}",
+                                               config.data.seq_len, spec.max_positions));
+  setup.model = std::make_unique<Model>(
+      spec, *setup.device,
+      ModelOptions{setup.description.dtype, config.train.recompute, config.data.seq_len});
+  return setup;
+}
+
+void initialize_weights(const Config& config, Model& model) {
+  if (!config.init.from) {
+    model.initialize(config.init.seed);
+    return;
+  }
+  const ModelSource source = open_model(*config.init.from);
+  std::vector<LogicalTensor> ours = logical_tensors(model.spec());
+  std::vector<LogicalTensor> theirs = logical_tensors(source.spec());
+  const auto same = [](const LogicalTensor& a, const LogicalTensor& b) {
+    return a.name == b.name && a.shape == b.shape;
+  };
+  if (!std::equal(ours.begin(), ours.end(), theirs.begin(), theirs.end(), same))
+    config.fail_at("init.from",
+                   fmt::format("'{}' holds a model of other sizes than this config's", *config.init.from));
+  load_parameters(model, source);
+}
+
+void print_start_table(const Config& config, Model& model, const ModelDescription& description,
+                       const ReduceGroups& groups, const ProcessGroup& ranks, const TrainOptions& options) {
+  const ModelSpec& spec = model.spec();
+  const auto row = [](const char* what, const std::string& text) {
+    std::printf("  %-12s %s\n", what, text.c_str());
+  };
+  std::vector<std::string> defaulted;
+  complete_config(*description.release.family, *config.model.keys, "model", false, &defaulted);
+  std::string defaults;
+  for (const std::string& key : defaulted)
+    if (key != "vocab_size")
+      defaults +=
+          (defaults.empty() ? "" : ", ") + key + "=" + description.release.config->value(key, Json()).dump();
+
+  const RunShape shape{
+      config.train.micro_batch, config.data.seq_len, config.train.global_batch,
+      1 + (groups.local_groups > 1
+               ? static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(groups.local_groups))) -
+                     1
+               : 0)};
+  const double memory = static_cast<double>(estimate_memory(spec, model.options(), shape));
+  const double rate = measure_flops(model.device(), model.options().compute, spec.hidden_size) * ranks.size();
+  const double step_tokens = static_cast<double>(config.train.global_batch * config.data.seq_len);
+  const double step_seconds = step_tokens * flops_per_token(spec, config.data.seq_len) / rate;
+
+  row("model", fmt::format("{}: {} layers, hidden size {}, vocabulary {}, {:.2f}M parameters{}",
+                           config.model.family, spec.layers.size(), spec.hidden_size, spec.vocab_size,
+                           static_cast<double>(parameter_count(spec)) / 1e6, spec.tied ? ", tied" : ""));
+  if (!defaults.empty()) row("defaults", defaults);
+  row("compute",
+      fmt::format("{}, recompute {}, device {}, {} threads a rank", name_of(config.train.precision),
+                  name_of(config.train.recompute), config.train.device, model.device().threads().size()));
+  row("ranks", fmt::format("{} ({}), data parallel {}, {} reduce groups", ranks.size(), options.how,
+                           ranks.size(), groups.groups));
+  row("batch",
+      fmt::format("{} sequences of {} tokens a step, {} a microbatch, {} steps", config.train.global_batch,
+                  config.data.seq_len, config.train.micro_batch, config.train.steps));
+  row("estimate",
+      fmt::format("{} a rank; {} in all at this machine's matrix speed of {:.2f} TFLOP/s", bytes_text(memory),
+                  duration_text(step_seconds * static_cast<double>(config.train.steps)), rate / 1e12));
+  row("checkpoints", fmt::format("{}, every {} steps", config.checkpoint.dir, config.checkpoint.every));
+  row("stop", "SIGUSR1 saves and exits with 75 (bare mpirun forwards it, and kills at once on SIGTERM)");
+  std::fflush(stdout);
+}
+
+}  // namespace tessera

@@ -1,0 +1,55 @@
+// What a run saves and resumes from: weights, moments, position in the data, and what must not change between
+// the two.
+//
+// Functions are collective: every rank of the run calls them. Rank's thread only.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "checkpoint/coordination.h"
+#include "checkpoint/model_source.h"
+#include "checkpoint/store.h"
+#include "core/optim/adamw.h"
+#include "launch/config/config.h"
+#include "parallel/comm/communicator.h"
+
+namespace tessera {
+
+// A process group as the checkpoint store wants it.
+class RankCoordination : public Coordination {
+ public:
+  explicit RankCoordination(ProcessGroup& ranks) : ranks_(ranks) {}
+  int rank() const override { return ranks_.rank(); }
+  int size() const override { return ranks_.size(); }
+  std::vector<std::string> gather_text(const std::string& text) override;
+  std::string broadcast_text(const std::string& text) override;
+  bool agree(bool ok) override { return ranks_.maximum(ok ? 0 : 1) == 0; }
+
+ private:
+  ProcessGroup& ranks_;
+};
+
+// Where a run stands between two steps.
+struct RunPosition {
+  std::int64_t step = 0;             // steps done
+  std::int64_t optimizer_steps = 0;  // less by those skipped
+  std::int64_t tokens = 0;           // counted targets so far
+  std::int64_t skipped = 0;
+  std::int64_t reduce_groups = 1;
+  std::vector<std::uint64_t> source_samples;  // drawn from each source
+};
+
+// Saves DIR/step-N and deletes what retention lets go. Each tensor is written by one rank, the bytes shared
+// evenly.
+void save_run(const Config& config, const RunPosition& position, const AdamW& optimizer,
+              const ModelDescription& description, const std::map<std::string, std::string>& kernels,
+              ProcessGroup& ranks);
+
+// The newest good checkpoint's position, after loading weights and moments; nullopt if there is none. Throws
+// Error (usage) listing the keys if it belongs to another model or data stream.
+std::optional<RunPosition> load_run(const Config& config, AdamW& optimizer, ProcessGroup& ranks,
+                                    std::map<std::string, std::string>& kernels);
+
+}  // namespace tessera

@@ -1,0 +1,139 @@
+// Whole runs on thread ranks: bits that must not depend on ranks, threads, or on having been interrupted.
+
+#include "launch/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <thread>
+
+#include "checkpoint/store.h"
+#include "core/base/io.h"
+#include "parallel/comm/local.h"
+#include "tests/data/temporary.h"
+
+namespace tessera {
+namespace {
+
+class Training : public testing::Test {
+ protected:
+  Training() { write_counting_file(folder / "train.h5", 300, 60); }
+
+  Config config(const std::string& name, const std::vector<std::string>& overrides) const {
+    std::string text =
+        "model: {family: qwen3, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, "
+        "num_key_value_heads: 2, "
+        "head_dim: 8, intermediate_size: 40, tie_word_embeddings: true}\n"
+        "data: {train: [{path: TRAIN}], seq_len: 16, document_mask: true}\n"
+        "train: {steps: 6, global_batch: 8, micro_batch: 2, threads: 1}\n"
+        "optimizer: {lr: 1e-2}\n"
+        "schedule: {name: constant, warmup: 2}\n"
+        "parallel: {reduce_groups: 4}\n"
+        "checkpoint: {dir: CHECKPOINTS, every: 3, keep: 2}\n"
+        "log: {dir: LOGS, every: 100}\n";
+    text.replace(text.find("TRAIN"), 5, (folder / "train.h5").string());
+    text.replace(text.find("CHECKPOINTS"), 11, (folder / name).string());
+    text.replace(text.find("LOGS"), 4, (folder / (name + "_log")).string());
+    return parse_config(text, "test", overrides);
+  }
+
+  void train(const std::string& name, int ranks, const std::vector<std::string>& overrides = {},
+             ExitCode expected = ExitCode::ok) const {
+    const Config chosen = config(name, overrides);
+    run_local_ranks(ranks, [&](ProcessGroup& group) {
+      Trainer trainer(chosen, group, {});
+      EXPECT_EQ(trainer.run(), expected);
+    });
+  }
+
+  // All weights and moments of the newest checkpoint.
+  std::vector<float> state(const std::string& name) const {
+    const LoadedCheckpoint checkpoint = open_checkpoint(folder / name, true);
+    std::map<std::string, std::vector<float>> tensors;
+    for (const TensorInfo& info : checkpoint.tensors()) {
+      std::vector<float>& values = tensors[info.name + info.state];
+      values.resize(static_cast<std::size_t>(elements(info.shape)));
+      checkpoint.read_whole(info.name, info.state, values.data());
+    }
+    std::vector<float> all{static_cast<float>(checkpoint.step())};
+    for (const auto& [key, values] : tensors) all.insert(all.end(), values.begin(), values.end());
+    return all;
+  }
+
+  TemporaryFolder folder;
+};
+
+TEST_F(Training, BitsDependOnNeitherRanksNorThreads) {
+  train("one", 1);
+  const auto reference = state("one");
+  ASSERT_GT(reference.size(), 10000U);
+  train("again", 1);
+  EXPECT_EQ(state("again"), reference);
+  train("two", 2);
+  EXPECT_EQ(state("two"), reference);
+  train("four", 4);
+  EXPECT_EQ(state("four"), reference);
+  train("threads", 2, {"train.threads=2"});
+  EXPECT_EQ(state("threads"), reference);
+  train("recompute", 1, {"train.recompute=full"});
+  EXPECT_EQ(state("recompute"), reference);
+  train("groups", 1,
+        {"parallel.reduce_groups=1"});  // another order of sums: other bits, or the test sees nothing
+  EXPECT_NE(state("groups"), reference);
+}
+
+TEST_F(Training, ResumesWithTheSameBitsOnOtherRanks) {
+  train("whole", 1);
+  for (const auto& [first, second] : {std::pair{1, 1}, {4, 2}, {2, 4}, {1, 4}}) {
+    const std::string name = "parts" + std::to_string(first) + std::to_string(second);
+    train(name, first, {"train.steps=3"});
+    EXPECT_EQ(state(name)[0], 3.0F);
+    train(name, second);
+    EXPECT_EQ(state(name), state("whole")) << first << " ranks, then " << second;
+  }
+}
+
+TEST_F(Training, PassesOverADamagedCheckpoint) {
+  train("whole", 1);
+  train("damaged", 2);
+  for (const auto& file : std::filesystem::directory_iterator(folder / "damaged/step-00000006"))
+    if (file.path().extension() == ".h5") {
+      std::fstream shard(file.path(), std::ios::in | std::ios::out | std::ios::binary);
+      shard.seekp(20000);
+      shard.put('\x55');
+    }
+  EXPECT_EQ(state("damaged")[0], 3.0F);
+  train("damaged", 1);
+  EXPECT_EQ(state("damaged"), state("whole"));
+}
+
+TEST_F(Training, RefusesAnotherModelOrStream) {
+  train("run", 1, {"train.steps=3"});
+  for (const char* change : {"model.hidden_size=48", "data.seed=9", "train.global_batch=16"}) {
+    try {
+      train("run", 1, {change});
+      FAIL() << change;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::usage) << e.what();
+      const std::string key = std::string(change).substr(0, std::string(change).find('='));
+      EXPECT_NE(std::string(e.what()).find(key), std::string::npos) << e.what();
+    }
+  }
+}
+
+TEST_F(Training, StopsOrSkipsOnNonfiniteNumbers) {
+  train("stop", 1, {"optimizer.lr=1e30", "optimizer.clip=0"}, ExitCode::numbers_suspect);
+  train("skip", 2, {"optimizer.lr=1e30", "optimizer.clip=0", "optimizer.on_nonfinite=skip"});
+  EXPECT_EQ(state("skip")[0], 6.0F);
+}
+
+TEST_F(Training, Bf16Learns) {
+  train("bf16", 2, {"train.precision=bf16", "train.steps=6"});
+  EXPECT_EQ(state("bf16")[0], 6.0F);
+  train("bf16_again", 1, {"train.precision=bf16"});
+  EXPECT_EQ(state("bf16"), state("bf16_again"));
+}
+
+}  // namespace
+}  // namespace tessera
