@@ -19,6 +19,10 @@ void add_verbs(CLI::App& app, Action& chosen);
 
 // The verbs.
 void add_config_verb(CLI::App& app, Action& chosen);
+void add_import_verb(CLI::App& app, Action& chosen);
+void add_publish_verb(CLI::App& app, Action& chosen);
+void add_logits_verb(CLI::App& app, Action& chosen);
+void add_eval_verb(CLI::App& app, Action& chosen);
 void add_launch_verb(CLI::App& app, Action& chosen);
 void add_train_verb(CLI::App& app, Action& chosen);
 

@@ -1,0 +1,47 @@
+#include "launch/inference.h"
+
+#include <CLI/CLI.hpp>
+
+#include "core/base/error.h"
+#include "core/base/log.h"
+
+namespace tessera {
+
+void add_inference_options(CLI::App& verb, InferenceOptions& options) {
+  verb.add_option("--precision", options.precision, "Compute in fp32 or bf16")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  verb.add_option("--threads", options.threads, "Threads; all cores if not given")
+      ->check(CLI::Range(1, 4096));
+}
+
+std::unique_ptr<Device> make_inference_device(int threads) {
+  return make_device(DeviceKind::cpu, {0, threads == 0 ? available_cpus() : threads});
+}
+
+InferenceModel::InferenceModel(const InferenceOptions& options, std::int64_t positions)
+    : source_(open_model(options.model)), device_(make_inference_device(options.threads)) {
+  const std::int64_t meant = source_.spec().max_positions;
+  if (positions > meant)
+    log::warn("sequences of {} tokens are longer than the {} positions that the model is meant for",
+              positions, meant);
+  model_ = std::make_unique<Model>(source_.spec(), *device_,
+                                   ModelOptions{options.precision == "bf16" ? DType::bf16 : DType::f32,
+                                                Recompute::none, positions == 0 ? meant : positions});
+  load_parameters(*model_, source_);
+}
+
+Tensor InferenceModel::logits(std::span<const std::int32_t> tokens, std::int64_t sequences,
+                              const std::string& origin) {
+  const std::int64_t vocab = source_.spec().vocab_size;
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    if (tokens[i] < 0 || tokens[i] >= vocab)
+      fail("{}: token {} at index {} is outside the model's vocabulary of {}", origin, tokens[i], i, vocab);
+  const std::int64_t length = static_cast<std::int64_t>(tokens.size()) / sequences;
+  return model_->logits({Tensor::from_host(tokens.data(), {sequences, length}, DType::i32, *device_),
+                         plain_positions(sequences, length, *device_),
+                         {},
+                         {}});
+}
+
+}  // namespace tessera

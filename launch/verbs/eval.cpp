@@ -1,0 +1,140 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <numbers>
+
+#include "core/autograd/tape.h"
+#include "core/base/error.h"
+#include "core/base/log.h"
+#include "core/base/progress.h"
+#include "data/dataset.h"
+#include "launch/command_line.h"
+#include "launch/config/config.h"
+#include "launch/inference.h"
+
+namespace tessera {
+namespace {
+
+struct Options {
+  InferenceOptions inference;
+  std::vector<std::string> data;
+  std::int64_t seq_len = 0;
+  std::int64_t batch = 4;
+  bool document_mask = false;
+};
+
+Tensor rows(const std::vector<std::int32_t>& values, std::int64_t sequences, Device& device) {
+  return Tensor::from_host(values.data(), {sequences, static_cast<std::int64_t>(values.size()) / sequences},
+                           DType::i32, device);
+}
+
+struct Total {
+  double loss = 0;  // nats, summed
+  std::int64_t counted = 0;
+  double text_bytes = 0;  // of the tokens predicted, by the file's mean
+};
+
+void evaluate(InferenceModel& model, const TokenFile& file, const Options& options, Total& total) {
+  if (file.info().vocab_size > model.source().spec().vocab_size)
+    fail("{}: its vocabulary of {} exceeds the model's {}: it belongs to another tokenizer",
+         file.path().string(), file.info().vocab_size, model.source().spec().vocab_size);
+  const std::int64_t count = windows(file, options.seq_len);
+  if (count == 0)
+    fail("{}: {} tokens are fewer than a window of {} + 1", file.path().string(), file.info().tokens,
+         options.seq_len);
+  Device& device = model.device();
+  const float one = 1;
+  const Tensor unscaled = Tensor::from_host(&one, {1}, DType::f32, device);
+  Progress progress("evaluating", static_cast<double>(count * options.seq_len), "tokens");
+  const NoGrad no_grad;
+  for (std::int64_t first = 0; first < count; first += options.batch) {
+    const std::int64_t sequences = std::min(options.batch, count - first);
+    std::vector<std::int32_t> tokens;
+    std::vector<std::int32_t> targets;
+    std::vector<std::int32_t> positions;
+    std::vector<std::int32_t> starts;
+    for (std::int64_t i = first; i < first + sequences; ++i) {
+      const Sample sample = window(file, i, options.seq_len, options.document_mask);
+      tokens.insert(tokens.end(), sample.tokens.begin(), sample.tokens.end() - 1);
+      targets.insert(targets.end(), sample.targets.begin(), sample.targets.end());
+      positions.insert(positions.end(), sample.positions.begin(), sample.positions.end());
+      starts.insert(starts.end(), sample.doc_start.begin(), sample.doc_start.end());
+      total.counted += sample.counted;
+    }
+    const Batch batch{rows(tokens, sequences, device), rows(positions, sequences, device),
+                      options.document_mask ? rows(starts, sequences, device) : Tensor(),
+                      rows(targets, sequences, device)};
+    double loss = 0;
+    model.model().loss(batch, unscaled).to_host(&loss);
+    total.loss += loss;
+    progress.advance(static_cast<double>(sequences * options.seq_len));
+  }
+  total.text_bytes += static_cast<double>(file.info().text_bytes) *
+                      static_cast<double>(count * options.seq_len) / static_cast<double>(file.info().tokens);
+}
+
+// A config stands for the newest checkpoint of its run, its data settings and its validation files.
+void take_config(Options& options) {
+  const Config config = load_config(options.inference.model);
+  options.inference.model = config.checkpoint.dir;
+  options.inference.precision = name_of(config.train.precision);
+  if (options.inference.threads == 0 && config.train.threads)
+    options.inference.threads = *config.train.threads;
+  if (options.seq_len == 0) options.seq_len = config.data.seq_len;
+  options.document_mask = options.document_mask || config.data.document_mask;
+  if (options.data.empty())
+    for (const Source& source : config.data.valid) options.data.push_back(source.path);
+}
+
+int run(Options options) {
+  if (std::filesystem::is_regular_file(options.inference.model)) take_config(options);
+  if (options.data.empty())
+    fail_usage("--data is missing: name a token file, made by `tessera data prepare`");
+  if (options.seq_len == 0) {
+    options.seq_len = std::min<std::int64_t>(512, open_model(options.inference.model).spec().max_positions);
+    log::info("windows of {} tokens; choose with --seq-len", options.seq_len);
+  }
+  InferenceModel model(options.inference, options.seq_len);
+  Total total;
+  for (const std::string& path : options.data) evaluate(model, TokenFile(path), options, total);
+  if (total.counted == 0) fail("no target is counted: every document is a single token");
+  const double loss = total.loss / static_cast<double>(total.counted);
+  std::printf("loss: %.5f  perplexity: %.4f", loss, std::exp(loss));
+  // Loss per token times tokens per byte; with masked documents the targets that cross into a document are
+  // taken to cost what the others do.
+  if (total.text_bytes > 0) {
+    double tokens = 0;
+    for (const std::string& path : options.data) {
+      const TokenFile file(path);
+      tokens += static_cast<double>(windows(file, options.seq_len) * options.seq_len);
+    }
+    std::printf("  bits_per_byte: %.5f", loss / std::numbers::ln2 * tokens / total.text_bytes);
+  }
+  std::printf("  tokens: %lld\n", static_cast<long long>(total.counted));
+  return 0;
+}
+
+}  // namespace
+
+void add_eval_verb(CLI::App& app, Action& chosen) {
+  CLI::App* verb = app.add_subcommand("eval", "Loss, perplexity and bits per byte of a model on token files");
+  const auto options = std::make_shared<Options>();
+  verb->add_option("MODEL", options->inference.model,
+                   "A checkpoint, a Hugging Face directory, or a config (the newest checkpoint of its run)")
+      ->required();
+  verb->add_option("--data", options->data, "Token files; a config's validation files by default");
+  verb->add_option("--seq-len", options->seq_len, "Tokens of a window; a config's, else up to 512")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24));
+  verb->add_option("--batch", options->batch, "Sequences of a forward pass")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  verb->add_flag("--document-mask", options->document_mask, "Attention and positions restart at documents");
+  add_inference_options(*verb, options->inference);
+  verb->footer("Example: tessera eval checkpoints/demo --data valid.h5 --seq-len 256");
+  verb->callback([options, &chosen] { chosen = [options] { return run(*options); }; });
+}
+
+}  // namespace tessera

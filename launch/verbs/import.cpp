@@ -1,0 +1,30 @@
+#include "checkpoint/import.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "launch/command_line.h"
+
+namespace tessera {
+
+void add_import_verb(CLI::App& app, Action& chosen) {
+  CLI::App* verb = app.add_subcommand("import", "Turn a Hugging Face directory into a checkpoint");
+  struct Options {
+    std::string from, to;
+  };
+  const auto options = std::make_shared<Options>();
+  verb->add_option("HF_DIR", options->from, "Directory with config.json and safetensors")->required();
+  verb->add_option("CKPT", options->to, "Directory to write the checkpoint into; new or empty")->required();
+  verb->footer(
+      "Example: tessera import Llama-3.2-1B checkpoints/llama\n"
+      "To continue from it on your own data, put `init: {from: checkpoints/llama}` into a config.");
+  verb->callback([options, &chosen] {
+    chosen = [options] {
+      std::printf("%s\n", import_release(options->from, options->to).c_str());
+      return 0;
+    };
+  });
+}
+
+}  // namespace tessera
