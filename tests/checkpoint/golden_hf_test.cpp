@@ -60,7 +60,6 @@ double difference(const fs::path& dir) {
 
 TEST(Golden, LogitsAreThoseOfTransformers) {
   const auto models = golden_models();
-  if (models.empty()) GTEST_SKIP() << "no golden models in this tree";
   ASSERT_GE(models.size(), 2U);
   for (const fs::path& dir : models) EXPECT_LE(difference(dir), 1e-4) << dir;
 }
