@@ -10,6 +10,7 @@ void add_verbs(CLI::App& app, Action& chosen) {
   add_publish_verb(app, chosen);
   add_logits_verb(app, chosen);
   add_eval_verb(app, chosen);
+  add_generate_verb(app, chosen);
   add_launch_verb(app, chosen);
   add_train_verb(app, chosen);
 }
