@@ -1,0 +1,41 @@
+// Byte-pair encoding over ids: merges of adjacent pairs by rank. Immutable after construction; any thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace tessera {
+
+// The alphabet in which byte-level tokenizers write bytes: printable Latin-1 stands for itself, the other 68
+// bytes are U+0100 onwards.
+std::string byte_level_text(std::string_view bytes);
+// The inverse; false if a character is not of the alphabet.
+bool byte_level_bytes(std::string_view text, std::string& bytes);
+
+class Bpe {
+ public:
+  struct Merge {
+    std::uint32_t left, right, result;
+  };
+  // Merges in order of rank. `byte_ids`: the id of each single byte.
+  Bpe(const std::array<std::uint32_t, 256>& byte_ids, const std::vector<Merge>& merges);
+
+  // Appends the ids of one piece: repeatedly joins the adjacent pair of the lowest rank, leftmost first.
+  void encode(std::string_view piece, std::vector<std::uint32_t>& ids) const;
+
+ private:
+  struct Target {
+    std::uint32_t rank, result;
+  };
+  const Target* find(std::uint32_t left, std::uint32_t right) const;
+  void encode_long(std::string_view piece, std::vector<std::uint32_t>& ids) const;
+
+  std::array<std::uint32_t, 256> byte_ids_;
+  std::unordered_map<std::uint64_t, Target> targets_;
+};
+
+}  // namespace tessera

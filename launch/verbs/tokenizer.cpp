@@ -1,0 +1,162 @@
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
+
+#include "core/base/error.h"
+#include "core/base/io.h"
+#include "core/base/log.h"
+#include "core/base/progress.h"
+#include "core/base/thread_pool.h"
+#include "data/text.h"
+#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/trainer.h"
+#include "launch/command_line.h"
+
+namespace tessera {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string read_standard_input() {
+  std::string text;
+  char buffer[1 << 16];
+  while (true) {
+    const ssize_t n = ::read(STDIN_FILENO, buffer, sizeof buffer);
+    if (n < 0) fail("cannot read standard input: {}", errno_text(errno));
+    if (n == 0) return text;
+    text.append(buffer, static_cast<std::size_t>(n));
+  }
+}
+
+struct TrainArguments {
+  std::vector<std::string> inputs;
+  std::string out = "tokenizer.json";
+  std::int64_t vocab_size = 32768;
+  std::vector<std::string> special{"<|end_of_text|>"};
+};
+
+int train(const TrainArguments& arguments) {
+  PieceCounter counter;
+  std::uint64_t repaired = 0;
+  for (const std::string& input : arguments.inputs) {
+    Progress progress("reading " + input, static_cast<double>(fs::file_size(input)), "MB", 1e6);
+    io::File file = io::File::open_read(input);
+    std::string block;
+    for (bool more = true; more;) {  // blocks end at a line, so that pieces stay whole
+      const std::size_t kept = block.size();
+      block.resize(kept + (1U << 22));
+      const std::size_t n = file.read_some(std::as_writable_bytes(std::span(block)).subspan(kept));
+      block.resize(kept + n);
+      more = n > 0;
+      std::size_t cut = more ? block.rfind('\n') : block.size();
+      if (cut == std::string::npos) continue;
+      if (more) ++cut;
+      std::string text = block.substr(0, cut);
+      repaired += repair_utf8(text).count;
+      counter.add(text);
+      block.erase(0, cut);
+      progress.advance(static_cast<double>(n));
+    }
+  }
+  if (repaired > 0) log::warn("{} invalid UTF-8 sequences were read as U+FFFD", repaired);
+  std::string json;
+  {
+    Progress progress("learning merges", static_cast<double>(arguments.vocab_size) - 256, "merges");
+    json = train_bpe(counter, arguments.vocab_size, arguments.special,
+                     [&](std::int64_t n) { progress.advance(static_cast<double>(n)); });
+  }
+  io::write_atomically(arguments.out, json);
+  std::string config =
+      "{\n \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n \"clean_up_tokenization_spaces\": false";
+  if (!arguments.special.empty()) config += fmt::format(",\n \"eos_token\": \"{}\"", arguments.special[0]);
+  io::write_atomically(fs::path(arguments.out).replace_filename("tokenizer_config.json"), config + "\n}\n");
+  log::info("wrote {} ({} tokens) and tokenizer_config.json beside it", arguments.out, arguments.vocab_size);
+  return 0;
+}
+
+void print_ids(const std::vector<std::uint32_t>& ids) {
+  std::string line;
+  for (const std::uint32_t id : ids) {
+    if (!line.empty()) line += ' ';
+    line += std::to_string(id);
+  }
+  line += '\n';
+  std::fwrite(line.data(), 1, line.size(), stdout);
+}
+
+int encode(const std::string& path, bool lines) {
+  const Tokenizer tokenizer = Tokenizer::load(path);
+  const std::string text = read_standard_input();
+  if (const auto bad = first_invalid_utf8(text))
+    fail("standard input is not UTF-8: byte {} is invalid", *bad);
+  if (!lines) {
+    print_ids(tokenizer.encode(text, true));
+    return 0;
+  }
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    print_ids(tokenizer.encode(std::string_view(text).substr(begin, end - begin), true));
+    begin = end + 1;
+  }
+  return 0;
+}
+
+int decode(const std::string& path) {
+  const Tokenizer tokenizer = Tokenizer::load(path);
+  const std::string text = read_standard_input();
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    std::vector<std::uint32_t> ids;
+    for (std::size_t at = begin; at < end;) {
+      const std::size_t stop = std::min(text.find(' ', at), end);
+      const std::string word = text.substr(at, stop - at);
+      if (!word.empty()) {
+        if (word.size() > 10 || word.find_first_not_of("0123456789") != std::string::npos)
+          fail_usage("standard input holds '{}', which is no token id", word.substr(0, 40));
+        ids.push_back(static_cast<std::uint32_t>(std::stoull(word)));
+      }
+      at = stop + 1;
+    }
+    const std::string bytes =
+        tokenizer.decode(ids) + (end < text.size() && end + 1 < text.size() ? "\n" : "");
+    std::fwrite(bytes.data(), 1, bytes.size(), stdout);
+    begin = end + 1;
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_tokenizer_verb(CLI::App& app, Action& chosen) {
+  CLI::App* verb = app.add_subcommand("tokenizer", "Train a tokenizer, or use one");
+  verb->require_subcommand(1);
+
+  CLI::App* train_verb = verb->add_subcommand("train", "Train byte-level BPE on text files");
+  auto arguments = std::make_shared<TrainArguments>();
+  train_verb->add_option("inputs", arguments->inputs, "Text files")->required();
+  train_verb->add_option("--out", arguments->out, "Where to write tokenizer.json")->capture_default_str();
+  train_verb->add_option("--vocab-size", arguments->vocab_size, "Tokens in all")
+      ->capture_default_str()
+      ->check(CLI::Range(257, 1 << 24));
+  train_verb->add_option("--special", arguments->special, "Special tokens; the first ends documents")
+      ->capture_default_str();
+  train_verb->footer("Example:\n  tessera tokenizer train --vocab-size 8192 --out tokenizer.json corpus.txt");
+  train_verb->callback([arguments, &chosen] { chosen = [arguments] { return train(*arguments); }; });
+
+  auto file = std::make_shared<std::string>();
+  auto lines = std::make_shared<bool>(false);
+  CLI::App* encode_verb = verb->add_subcommand("encode", "Text on standard input to ids");
+  encode_verb->add_option("file", *file, "tokenizer.json")->required();
+  encode_verb->add_flag("--lines", *lines, "Each line is a document of its own");
+  encode_verb->footer("Example:\n  echo 'Hello, world' | tessera tokenizer encode tokenizer.json");
+  encode_verb->callback([file, lines, &chosen] { chosen = [file, lines] { return encode(*file, *lines); }; });
+
+  CLI::App* decode_verb = verb->add_subcommand("decode", "Ids on standard input, a document a line, to text");
+  decode_verb->add_option("file", *file, "tokenizer.json")->required();
+  decode_verb->footer("Example:\n  echo 15339 1917 | tessera tokenizer decode tokenizer.json");
+  decode_verb->callback([file, &chosen] { chosen = [file] { return decode(*file); }; });
+}
+
+}  // namespace tessera
