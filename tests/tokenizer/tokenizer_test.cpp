@@ -1,0 +1,134 @@
+#include "data/tokenizer/tokenizer.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/base/error.h"
+#include "core/base/json.h"
+#include "core/base/philox.h"
+#include "data/text.h"
+#include "data/tokenizer/trainer.h"
+
+namespace tessera {
+namespace {
+
+class Dialect : public testing::TestWithParam<std::string> {
+ protected:
+  Json golden() const {
+    return read_json(std::string(TESSERA_SOURCE_DIR) + "/tests/golden/tokenizers/" + GetParam() + ".json");
+  }
+};
+
+// Ids and decoded text of the Python package, edge cases included (tests/golden/tokenizer.py).
+TEST_P(Dialect, GivesTheIdsOfThePythonPackage) {
+  const Json file = golden();
+  const Tokenizer tokenizer = Tokenizer::from_json_text(file["tokenizer"].dump(), GetParam());
+  for (std::size_t i = 0; i < file["texts"].size(); ++i) {
+    const auto text = file["texts"][i].get<std::string>();
+    const auto expected = file["ids"][i].get<std::vector<std::uint32_t>>();
+    EXPECT_EQ(tokenizer.encode(text, true), expected) << "text " << i << ": " << text.substr(0, 60);
+    std::string decoded = tokenizer.decode(expected);
+    repair_utf8(decoded);
+    EXPECT_EQ(decoded, file["decoded"][i].get<std::string>()) << i;
+  }
+}
+
+TEST_P(Dialect, SpecialTextIsPlainUnlessAsked) {
+  const Tokenizer tokenizer = Tokenizer::from_json_text(golden()["tokenizer"].dump(), GetParam());
+  const std::string text = "a<|end_of_text|>b";
+  const auto plain = tokenizer.encode(text, false);
+  EXPECT_EQ(tokenizer.decode(plain), text);
+  const auto id = tokenizer.token_id("<|end_of_text|>");
+  EXPECT_EQ(id ? std::count(plain.begin(), plain.end(), *id) : 0, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Known, Dialect, testing::Values("gpt2", "llama3", "qwen", "o200k", "deepseek"),
+                         [](const auto& tested) { return tested.param; });
+
+std::string trained(int seed) {
+  PieceCounter counter;
+  std::string text;
+  for (int i = 0; i < 3000; ++i)
+    text += static_cast<char>('a' + static_cast<int>(6 * uniform(Key(static_cast<std::uint64_t>(seed), "t"),
+                                                                 static_cast<std::uint64_t>(i)))),
+        text += i % 5 == 0 ? " " : "";
+  counter.add(text);
+  return train_bpe(counter, 400, {"<|end_of_text|>"});
+}
+
+TEST(Training, IsDeterministicAndReadsBack) {
+  EXPECT_EQ(trained(1), trained(1));
+  EXPECT_NE(trained(1), trained(2));
+  const Tokenizer tokenizer = Tokenizer::from_json_text(trained(1), "trained");
+  EXPECT_EQ(tokenizer.vocab_size(), 400);
+  EXPECT_EQ(tokenizer.token_id("<|end_of_text|>"), 399U);
+  const std::string text = "abc def öä\n\n 12345 fade";
+  const auto ids = tokenizer.encode(text, true);
+  EXPECT_EQ(tokenizer.decode(ids), text);
+  EXPECT_LT(ids.size(), text.size());
+}
+
+// Each change makes the file something else than a byte-level BPE tokenizer that this version knows.
+TEST(Malformed, IsRefusedByName) {
+  const Json good = Json::parse(trained(1));
+  const auto refused = [](const Json& file, const char* named) {
+    try {
+      Tokenizer::from_json_text(file.dump(), "t.json");
+      ADD_FAILURE() << "accepted: " << named;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(named), std::string::npos) << e.what();
+      EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos);
+    }
+  };
+  const auto changed = [&](const char* pointer, const Json& value) {
+    Json file = good;
+    file[Json::json_pointer(pointer)] = value;
+    return file;
+  };
+  refused(changed("/model/type", "Unigram"), "Unigram");
+  refused(changed("/normalizer", {{"type", "NFKC"}}), "NFKC");
+  refused(changed("/pre_tokenizer", {{"type", "Metaspace"}}), "Metaspace");
+  refused(changed("/decoder", {{"type", "WordPiece"}}), "WordPiece");
+  refused(changed("/post_processor", {{"type", "BertProcessing"}}), "BertProcessing");
+  refused(changed("/pre_tokenizer/pretokenizers/0/behavior", "Removed"), "Removed");
+  refused(changed("/pre_tokenizer/pretokenizers/0/pattern/Regex", "(unclosed"), "does not compile");
+  refused(changed("/pre_tokenizer/pretokenizers/0/pattern/Regex", std::string(1 << 20, 'a')), "65536");
+  refused(changed("/model/merges/0", "nospace"), "merge 0");
+  refused(changed("/model/merges/0", Json::array({"zz", "qq"})), "zz");
+  refused(changed("/model/merges/1", good["model"]["merges"][0]), "twice");
+  refused(changed("/model/vocab/a", -1), "-1");
+  refused(changed("/model/vocab/a", 3e9), "3000000000");
+  refused(changed("/model/vocab/a", 70), "70");
+  refused(changed("/added_tokens/0/content", ""), "empty");
+  refused(changed("/added_tokens/0/single_word", true), "single_word");
+  refused(changed("/model/dropout", 0.1), "dropout");
+  refused(changed("/padding", {{"strategy", "x"}}), "padding");
+  refused(changed("/surprise", 1), "surprise");
+  Json no_byte = good;
+  no_byte["model"]["vocab"].erase("a");
+  refused(no_byte, "byte 97");
+  const std::string text = good.dump();
+  for (std::size_t size = 0; size < text.size(); size += text.size() / 50)
+    EXPECT_THROW(Tokenizer::from_json_text(text.substr(0, size), "cut"), Error);
+}
+
+TEST(Utf8, RepairsMaximalParts) {
+  const auto repaired = [](std::string text) {
+    repair_utf8(text);
+    return text;
+  };
+  EXPECT_EQ(repaired("a\xff"
+                     "b"),
+            "a\xef\xbf\xbd"
+            "b");
+  EXPECT_EQ(repaired("\xe2\x82"), "\xef\xbf\xbd");
+  EXPECT_EQ(repaired("\xed\xa0\x80"), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");  // a surrogate
+  EXPECT_EQ(repaired("\xc0\xaf"), "\xef\xbf\xbd\xef\xbf\xbd");                  // overlong
+  EXPECT_EQ(repaired("\xf4\x90\x80\x80").size(), 12U);                          // beyond U+10FFFF
+  EXPECT_EQ(repaired("\xf0\x9f\x98\x80"), "\xf0\x9f\x98\x80");
+  EXPECT_EQ(first_invalid_utf8("plain ascii text\x80"), 16U);
+}
+
+}  // namespace
+}  // namespace tessera
