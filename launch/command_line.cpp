@@ -13,6 +13,7 @@ void add_verbs(CLI::App& app, Action& chosen) {
   add_generate_verb(app, chosen);
   add_launch_verb(app, chosen);
   add_tokenizer_verb(app, chosen);
+  add_data_verb(app, chosen);
   add_train_verb(app, chosen);
 }
 

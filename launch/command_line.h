@@ -26,6 +26,7 @@ void add_eval_verb(CLI::App& app, Action& chosen);
 void add_generate_verb(CLI::App& app, Action& chosen);
 void add_launch_verb(CLI::App& app, Action& chosen);
 void add_tokenizer_verb(CLI::App& app, Action& chosen);
+void add_data_verb(CLI::App& app, Action& chosen);
 void add_train_verb(CLI::App& app, Action& chosen);
 
 }  // namespace tessera

@@ -1,0 +1,116 @@
+#include "data/prepare.h"
+
+#include <filesystem>
+
+#include "core/base/error.h"
+#include "core/base/log.h"
+#include "core/base/philox.h"
+#include "core/base/progress.h"
+#include "core/base/thread_pool.h"
+
+namespace tessera {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t batch_bytes = std::size_t{8} << 20;  // of text held at a time
+
+class Preparation {
+ public:
+  Preparation(const Tokenizer& tokenizer, const PrepareOptions& options)
+      : tokenizer_(tokenizer), options_(options), pool_(options.threads), eos_(find_eos()) {
+    const auto writer = [&](const std::string& path) {
+      return std::make_unique<TokenFileWriter>(
+          path, tokenizer.vocab_size(), eos_ ? std::optional(static_cast<std::int32_t>(*eos_)) : std::nullopt,
+          tokenizer.json_text());
+    };
+    train_ = writer(options.out);
+    if (options.valid_fraction > 0) valid_ = writer(valid_path(options.out));
+  }
+
+  Prepared run() {
+    double total = 0;
+    for (const std::string& input : options_.inputs) {
+      std::error_code error;
+      total += static_cast<double>(fs::file_size(input, error));
+      if (error) fail("cannot read '{}': {}", input, error.message());
+    }
+    Progress progress("tokenizing", total, "MB", 1e6);
+    for (const std::string& input : options_.inputs) read(input, progress);
+    flush();
+    Prepared prepared{train_->finish(), std::nullopt};
+    if (valid_) prepared.valid = valid_->finish();
+    return prepared;
+  }
+
+ private:
+  std::optional<std::uint32_t> find_eos() const {
+    if (options_.eos) {
+      const auto id = tokenizer_.token_id(*options_.eos);
+      if (!id) fail_usage("--eos: the tokenizer has no token '{}'", *options_.eos);
+      return id;
+    }
+    if (!tokenizer_.end_of_text())
+      log::warn(
+          "no end-of-text token: the tokenizer's configuration names none and --eos is not given; only "
+          "boundaries are kept");
+    return tokenizer_.end_of_text();
+  }
+
+  void read(const std::string& input, Progress& progress) {
+    DocumentReader reader(input, options_.documents);
+    std::uint64_t seen = 0;
+    for (std::string document; reader.next(document);) {
+      held_ += document.size();
+      batch_.push_back(std::move(document));
+      if (held_ < batch_bytes) continue;
+      flush();
+      progress.advance(static_cast<double>(reader.bytes_read() - seen));
+      seen = reader.bytes_read();
+    }
+    progress.advance(static_cast<double>(reader.bytes_read() - seen));
+    if (reader.repaired() > 0)
+      log::warn("'{}': {} invalid UTF-8 sequences became U+FFFD, the first at byte {}", input,
+                reader.repaired(), reader.first_repaired());
+  }
+
+  void flush() {
+    std::vector<std::vector<std::uint32_t>> ids(batch_.size());
+    pool_.parallel_blocks(
+        static_cast<std::int64_t>(batch_.size()), 16, [&](std::int64_t begin, std::int64_t end) {
+          for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+            ids[i] = tokenizer_.encode(batch_[i], options_.parse_special);
+            if (eos_) ids[i].push_back(*eos_);
+          }
+        });
+    for (std::size_t i = 0; i < batch_.size(); ++i) {
+      // A document's fate depends on its number alone.
+      const bool to_valid = valid_ && uniform(Key(0, "validation split"), document_++) <
+                                          static_cast<float>(options_.valid_fraction);
+      (to_valid ? *valid_ : *train_).add(ids[i], batch_[i].size());
+    }
+    batch_.clear();
+    held_ = 0;
+  }
+
+  const Tokenizer& tokenizer_;
+  const PrepareOptions& options_;
+  ThreadPool pool_;
+  std::optional<std::uint32_t> eos_;
+  std::unique_ptr<TokenFileWriter> train_, valid_;
+  std::vector<std::string> batch_;
+  std::size_t held_ = 0;
+  std::uint64_t document_ = 0;
+};
+
+}  // namespace
+
+std::string valid_path(const std::string& out) {
+  return fs::path(out).replace_extension(".valid.h5").string();
+}
+
+Prepared prepare(const Tokenizer& tokenizer, const PrepareOptions& options) {
+  return Preparation(tokenizer, options).run();
+}
+
+}  // namespace tessera
