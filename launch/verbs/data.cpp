@@ -1,8 +1,10 @@
 #include <CLI/CLI.hpp>
+#include <cstdio>
 
 #include "core/base/log.h"
 #include "core/base/progress.h"
 #include "core/base/thread_pool.h"
+#include "data/bigram.h"
 #include "data/prepare.h"
 #include "launch/command_line.h"
 
@@ -52,6 +54,19 @@ void add_data_verb(CLI::App& app, Action& chosen) {
       const Prepared prepared = prepare(Tokenizer::load(*tokenizer), *options);
       report(options->out, prepared.train);
       if (prepared.valid) report(valid_path(options->out), *prepared.valid);
+      return 0;
+    };
+  });
+  auto train = std::make_shared<std::string>();
+  auto valid = std::make_shared<std::string>();
+  CLI::App* bigram_verb = verb->add_subcommand("bigram", "A bigram model's loss: what a model must beat");
+  bigram_verb->add_option("train", *train, "Token file to count")->required();
+  bigram_verb->add_option("valid", *valid, "Token file to predict")->required();
+  bigram_verb->footer("Example:\n  tessera data bigram train.h5 train.valid.h5");
+  bigram_verb->callback([train, valid, &chosen] {
+    chosen = [train, valid] {
+      const double loss = bigram_loss(TokenFile(*train), TokenFile(*valid));
+      std::printf("bigram loss %.4f nats a token\n", loss);
       return 0;
     };
   });

@@ -4,9 +4,12 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "core/base/error.h"
+#include "data/text.h"
+#include "data/tokenizer/tokenizer.h"
 #include "launch/command_line.h"
 #include "launch/inference.h"
 #include "launch/sampling.h"
@@ -17,7 +20,8 @@ namespace {
 struct Options {
   InferenceOptions inference;
   SamplingOptions sampling;
-  std::vector<std::int32_t> prompt;
+  std::string prompt;  // text, or else
+  std::vector<std::int32_t> prompt_ids;
   std::int64_t max_tokens = 100;
 };
 
@@ -36,10 +40,49 @@ std::set<std::int32_t> end_tokens(const ModelDescription& description) {
   return ids;
 }
 
+// Prints what ids add to a text, holding back bytes of a character that is not complete yet.
+class TextPrinter {
+ public:
+  explicit TextPrinter(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  void print(std::uint32_t id, bool last) {
+    held_ += tokenizer_.decode(std::span(&id, 1));
+    std::string ready = held_;
+    const auto cut = first_invalid_utf8(held_);
+    if (cut && !last && held_.size() - *cut < 4) ready.resize(*cut);
+    held_.erase(0, ready.size());
+    repair_utf8(ready);
+    std::fwrite(ready.data(), 1, ready.size(), stdout);
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::string held_;
+};
+
+std::optional<Tokenizer> tokenizer_of(const ModelSource& source) {
+  const auto& files = source.description().files;
+  const auto file = files.find("tokenizer.json");
+  if (file == files.end()) return std::nullopt;
+  return Tokenizer::from_json_text(file->second, source.origin() + ": tokenizer.json");
+}
+
 int run(const Options& options) {
   InferenceModel model(options.inference, 0);
+  const auto tokenizer = options.prompt_ids.empty() ? tokenizer_of(model.source()) : std::nullopt;
+  if (!tokenizer && options.prompt_ids.empty())
+    fail_usage("'{}' has no tokenizer: give token ids with --prompt-ids", model.source().origin());
+  std::optional<TextPrinter> printer;
+  if (tokenizer) {
+    if (first_invalid_utf8(options.prompt)) fail_usage("--prompt is not UTF-8");
+    printer.emplace(*tokenizer);
+    std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
+  }
   const std::set<std::int32_t> ends = end_tokens(model.source().description());
-  std::vector<std::int32_t> ids = options.prompt;
+  std::vector<std::int32_t> ids = options.prompt_ids;
+  if (tokenizer)
+    for (const std::uint32_t id : tokenizer->encode(options.prompt, true))
+      ids.push_back(static_cast<std::int32_t>(id));
+  if (ids.empty()) fail_usage("the prompt is empty");
   const auto vocab = static_cast<std::size_t>(model.source().spec().vocab_size);
   const auto window = static_cast<std::size_t>(model.source().spec().max_positions);
   std::vector<float> last(vocab);
@@ -54,7 +97,10 @@ int run(const Options& options) {
     const std::int32_t next = draw_token(last, options.sampling, static_cast<std::uint64_t>(i));
     if (ends.contains(next)) break;
     ids.push_back(next);
-    std::printf("%s%d", i == 0 ? "" : " ", next);
+    if (printer)
+      printer->print(static_cast<std::uint32_t>(next), i + 1 == options.max_tokens);
+    else
+      std::printf("%s%d", i == 0 ? "" : " ", next);
     std::fflush(stdout);
   }
   std::fputc('\n', stdout);
@@ -64,10 +110,12 @@ int run(const Options& options) {
 }  // namespace
 
 void add_generate_verb(CLI::App& app, Action& chosen) {
-  CLI::App* verb = app.add_subcommand("generate", "Continue a sequence of tokens with a model");
+  CLI::App* verb = app.add_subcommand("generate", "Continue a text with a model");
   const auto options = std::make_shared<Options>();
   verb->add_option("MODEL", options->inference.model, "A checkpoint or a Hugging Face directory")->required();
-  verb->add_option("--prompt-ids", options->prompt, "Token ids to continue")->required()->delimiter(',');
+  auto* text = verb->add_option("--prompt", options->prompt, "Text to continue");
+  auto* ids = verb->add_option("--prompt-ids", options->prompt_ids, "Token ids to continue")->delimiter(',');
+  text->excludes(ids);
   verb->add_option("--max-tokens", options->max_tokens, "Tokens to add at most")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24))
       ->capture_default_str();
@@ -81,7 +129,7 @@ void add_generate_verb(CLI::App& app, Action& chosen) {
   verb->add_option("--seed", options->sampling.seed, "The same seed draws the same tokens")
       ->capture_default_str();
   add_inference_options(*verb, options->inference);
-  verb->footer("Example: tessera generate release --prompt-ids 12,7,431 --temperature 0.8 --top-p 0.95");
+  verb->footer("Example: tessera generate release --prompt \"Once upon\" --temperature 0.8 --top-p 0.95");
   verb->callback([options, &chosen] { chosen = [options] { return run(*options); }; });
 }
 
