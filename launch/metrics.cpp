@@ -74,6 +74,7 @@ Json header_json(const RunHeader& header, std::int64_t first_step) {
               {"schema", 1},
               {"first_step", first_step},
               {"ranks", header.ranks},
+              {"startup_s", header.startup_s},
               {"tokenizer_sha256", header.tokenizer_sha256.empty() ? Json() : Json(header.tokenizer_sha256)},
               {"config", Json::parse(header.config_json)}};
 }

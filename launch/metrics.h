@@ -37,6 +37,7 @@ struct RunHeader {  // the first JSON line
   std::string config_json;
   std::string tokenizer_sha256;  // "" where there is none
   std::int64_t ranks = 1;
+  double startup_s = 0;  // from the process's start to its first step
 };
 
 class Metrics {

@@ -12,6 +12,7 @@
 #include "core/tensor/device.h"
 #include "launch/batches.h"
 #include "launch/metrics.h"
+#include "launch/process.h"
 #include "launch/run_setup.h"
 #include "launch/run_state.h"
 #include "launch/schedule.h"
@@ -266,9 +267,11 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   if (ranks.rank() != 0) return;
   print_start_table(s.config, *s.model, s.description, s.groups, ranks, options);
   if (resumed) log::info("resumed from step {} of '{}'", s.position.step, config.checkpoint.dir);
-  s.metrics = std::make_unique<Metrics>(
-      config.log.dir, RunHeader{config_json(s.config), s.data->file(0).info().tokenizer_sha256, ranks.size()},
-      s.position.step);
+  s.metrics =
+      std::make_unique<Metrics>(config.log.dir,
+                                RunHeader{config_json(s.config), s.data->file(0).info().tokenizer_sha256,
+                                          ranks.size(), seconds_since_process_start()},
+                                s.position.step);
 }
 
 Trainer::~Trainer() = default;

@@ -37,13 +37,14 @@ void Progress::advance(double amount) {
 void Progress::draw(bool last) {
   const double seconds = std::max(1e-3, std::chrono::duration<double>(Clock::now() - start_).count());
   const double rate = done_ / seconds;
+  const int digits = unit_size_ > 1 ? 1 : 0;  // things that are counted are whole
   std::string line = what_;
   if (total_ > 0)
-    line += fmt::format("  {:3.0f}%  {:.1f}/{:.1f} {}", 100 * std::min(1.0, done_ / total_),
-                        done_ / unit_size_, total_ / unit_size_, unit_);
+    line += fmt::format("  {:3.0f}%  {:.{}f}/{:.{}f} {}", 100 * std::min(1.0, done_ / total_),
+                        done_ / unit_size_, digits, total_ / unit_size_, digits, unit_);
   else
-    line += fmt::format("  {:.1f} {}", done_ / unit_size_, unit_);
-  line += fmt::format("  {:.1f} {}/s", rate / unit_size_, unit_);
+    line += fmt::format("  {:.{}f} {}", done_ / unit_size_, digits, unit_);
+  line += fmt::format("  {:.{}f} {}/s", rate / unit_size_, digits, unit_);
   line += last                     ? fmt::format("  in {}", duration_text(seconds))
           : total_ > 0 && rate > 0 ? fmt::format("  eta {}", duration_text((total_ - done_) / rate))
                                    : std::string();

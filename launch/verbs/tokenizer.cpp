@@ -3,9 +3,11 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
 #include "core/base/io.h"
+#include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/base/progress.h"
 #include "core/base/thread_pool.h"
@@ -68,10 +70,10 @@ int train(const TrainArguments& arguments) {
                      [&](std::int64_t n) { progress.advance(static_cast<double>(n)); });
   }
   io::write_atomically(arguments.out, json);
-  std::string config =
-      "{\n \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n \"clean_up_tokenization_spaces\": false";
-  if (!arguments.special.empty()) config += fmt::format(",\n \"eos_token\": \"{}\"", arguments.special[0]);
-  io::write_atomically(fs::path(arguments.out).replace_filename("tokenizer_config.json"), config + "\n}\n");
+  Json config{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
+  if (!arguments.special.empty()) config["eos_token"] = arguments.special[0];
+  io::write_atomically(fs::path(arguments.out).replace_filename("tokenizer_config.json"),
+                       config.dump(2) + "\n");
   log::info("wrote {} ({} tokens) and tokenizer_config.json beside it", arguments.out, arguments.vocab_size);
   return 0;
 }
