@@ -190,6 +190,7 @@ bool Trainer::State::save() {
   } catch (const PeerFailed&) {
     throw;
   } catch (const Error& e) {
+    if (e.code() == ExitCode::watchdog) throw;
     if (ranks.rank() == 0)
       log::warn("no checkpoint of step {}: {}; training goes on", position.step, e.what());
     return false;

@@ -2,7 +2,9 @@
 
 #include <spdlog/sinks/ansicolor_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <memory>
 
@@ -23,8 +25,15 @@ spdlog::logger& logger() {
   return *instance;
 }
 
+std::string host_name() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
 std::string labelled(const std::string& message) {
-  return rank_count > 1 ? fmt::format("rank {}: {}", this_rank, message) : message;
+  if (rank_count == 1) return message;
+  return fmt::format("rank {} on {}: {}", this_rank, host_name(), message);
 }
 
 }  // namespace

@@ -1,13 +1,14 @@
 #include <CLI/CLI.hpp>
+#include <chrono>
+#include <thread>
 
+#include "core/base/log.h"
 #include "launch/command_line.h"
 #include "launch/config/config.h"
 #include "launch/signals.h"
 #include "launch/trainer.h"
 #include "parallel/comm/local.h"
 #include "parallel/comm/mpi.h"
-
-#include "core/base/log.h"
 
 namespace tessera {
 namespace {
@@ -29,7 +30,15 @@ int train_threads(const Config& config, const TrainArguments& arguments) {
   return static_cast<int>(code);
 }
 
-// A failing rank tells its cause and ends the job, so that no peer waits for it.
+// Tells the cause, once where all ranks met the same, and ends every rank, so that no peer waits.
+[[noreturn]] void end_all_ranks(MpiSession& session, const std::string& cause, ExitCode code) {
+  if (session.speaks_for_failed_ranks())
+    log::error("{}", cause);
+  else
+    std::this_thread::sleep_for(std::chrono::seconds(5));  // the rank that speaks ends this one
+  MpiSession::abort(static_cast<int>(code));
+}
+
 int train_mpi(const TrainArguments& arguments) {
   MpiSession session;
   ProcessGroup& ranks = session.world();
@@ -38,11 +47,9 @@ int train_mpi(const TrainArguments& arguments) {
     Trainer trainer(load_config(arguments.config, arguments.overrides), ranks, {arguments.fresh, "mpi"});
     return static_cast<int>(trainer.run());
   } catch (const Error& e) {
-    log::error("{}", e.what());
-    MpiSession::abort(static_cast<int>(e.code()));
+    end_all_ranks(session, e.what(), e.code());
   } catch (const std::exception& e) {
-    log::error("{}", e.what());
-    MpiSession::abort(static_cast<int>(ExitCode::failure));
+    end_all_ranks(session, e.what(), ExitCode::failure);
   }
 }
 

@@ -150,6 +150,29 @@ bool started_by_mpi() {
   return false;
 }
 
+// A communicator of its own, for empty messages that say "I failed".
+struct MpiSession::FailureNotes {
+  FailureNotes() { MPI_Comm_dup(MPI_COMM_WORLD, &comm); }
+  ~FailureNotes() { MPI_Comm_free(&comm); }
+  FailureNotes(const FailureNotes&) = delete;
+  FailureNotes& operator=(const FailureNotes&) = delete;
+  MPI_Comm comm = MPI_COMM_NULL;
+};
+
+bool MpiSession::speaks_for_failed_ranks() {
+  for (int peer = world_->rank() + 1; peer < world_->size(); ++peer) {
+    MPI_Request request = MPI_REQUEST_NULL;  // never waited for: the job ends
+    MPI_Isend(nullptr, 0, MPI_BYTE, peer, 0, failures_->comm, &request);
+  }
+  const auto start = Clock::now();
+  int lower_failed = 0;
+  while (lower_failed == 0 && Clock::now() - start < std::chrono::milliseconds(300)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    MPI_Iprobe(MPI_ANY_SOURCE, 0, failures_->comm, &lower_failed, MPI_STATUS_IGNORE);
+  }
+  return lower_failed == 0;
+}
+
 MpiSession::MpiSession() {
   int provided = 0;
   check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "Init_thread");
@@ -159,9 +182,11 @@ MpiSession::MpiSession() {
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   world_ = std::make_unique<MpiGroup>(MPI_COMM_WORLD, rank, size);
+  failures_ = std::make_unique<FailureNotes>();
 }
 
 MpiSession::~MpiSession() {
+  failures_.reset();
   MPI_Finalize();
 }
 

@@ -19,11 +19,16 @@ class MpiSession {
   MpiSession& operator=(const MpiSession&) = delete;
 
   ProcessGroup& world() { return *world_; }
+  // Called by a rank that failed: whether it is the lowest of those that failed at about the same time, as
+  // all do over a mistake in the config or a missing file. Takes a third of a second.
+  bool speaks_for_failed_ranks();
   // Ends every rank of the job with this exit code; does not return.
   [[noreturn]] static void abort(int code);
 
  private:
+  struct FailureNotes;
   std::unique_ptr<ProcessGroup> world_;
+  std::unique_ptr<FailureNotes> failures_;
 };
 
 }  // namespace tessera
