@@ -47,7 +47,7 @@ heading "publishing"
 (cd release && sha256sum --quiet -c SHA256SUMS && echo "SHA256SUMS hold")
 
 heading "the published model, and a bigram model, on the held-out text"
-"$tessera" eval release --data train.valid.h5
+"$tessera" eval release --data train.valid.h5 --seq-len 256 --document-mask
 "$tessera" data bigram train.h5 train.valid.h5
 heading "a sample"
 "$tessera" generate release --prompt "Ocean" --max-tokens 40 --temperature 0.7 --top-p 0.9 --seed 1

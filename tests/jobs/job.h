@@ -16,11 +16,12 @@ namespace tessera {
 
 using Words = std::vector<std::string>;
 
-// One process in a group of its own. Its output goes to a file; killed if still there at the end.
+// One process in a group of its own, working in `folder`. Its output goes to a file; killed if still there at
+// the end.
 class Job {
  public:
   Job(const Words& command, const std::map<std::string, std::string>& environment,
-      std::filesystem::path output);
+      std::filesystem::path output, const std::filesystem::path& folder = ".");
   ~Job();
   Job(const Job&) = delete;
   Job& operator=(const Job&) = delete;
@@ -44,7 +45,9 @@ class Runs {
   std::filesystem::path operator/(const std::string& name) const { return folder_ / name; }
   // The command for a run whose checkpoints lie in `name`: alone for 1 rank, else under mpirun.
   Words command(const std::string& name, int ranks, const Words& overrides = {}) const;
-  // Runs it to its end; its exit code. The output is in `output`.
+  // Runs a verb with these arguments in this folder; its exit code. The output is in `output`.
+  int verb(const Words& arguments);
+  // Trains to the end; the exit code. The output is in `output`.
   int run(const std::string& name, int ranks, const Words& overrides = {}, const std::string& fault = "");
   std::string output;
 

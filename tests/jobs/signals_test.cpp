@@ -4,7 +4,7 @@
 
 #include <csignal>
 
-#include "tests/faults/job.h"
+#include "tests/jobs/job.h"
 
 namespace tessera {
 namespace {

@@ -12,7 +12,7 @@
 #include <random>
 
 #include "checkpoint/retention.h"
-#include "tests/faults/job.h"
+#include "tests/jobs/job.h"
 
 namespace tessera {
 namespace {

@@ -1,4 +1,4 @@
-#include "tests/faults/job.h"
+#include "tests/jobs/job.h"
 
 #include <fcntl.h>
 #include <sys/wait.h>
@@ -39,7 +39,8 @@ constexpr const char* config_text =
 
 }  // namespace
 
-Job::Job(const Words& command, const std::map<std::string, std::string>& environment, fs::path output)
+Job::Job(const Words& command, const std::map<std::string, std::string>& environment, fs::path output,
+         const fs::path& folder)
     : output_(std::move(output)) {
   std::vector<char*> words;
   for (const std::string& word : command) words.push_back(const_cast<char*>(word.c_str()));
@@ -47,6 +48,7 @@ Job::Job(const Words& command, const std::map<std::string, std::string>& environ
   pid_ = fork();
   if (pid_ != 0) return;
   setpgid(0, 0);
+  if (chdir(folder.c_str()) != 0) _exit(126);
   const int log = open(output_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   dup2(log, STDOUT_FILENO);
   dup2(log, STDERR_FILENO);
@@ -101,6 +103,15 @@ Words Runs::command(const std::string& name, int ranks, const Words& overrides) 
                              "log.dir=" + (folder_ / (name + "_log")).string()});
   words.insert(words.end(), overrides.begin(), overrides.end());
   return words;
+}
+
+int Runs::verb(const Words& arguments) {
+  Words words{TESSERA_PROGRAM};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  Job job(words, {}, folder_ / "verb.output", folder_.path());
+  const int code = job.wait(60);
+  output = job.output();
+  return code;
 }
 
 int Runs::run(const std::string& name, int ranks, const Words& overrides, const std::string& fault) {

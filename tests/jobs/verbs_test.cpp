@@ -1,0 +1,136 @@
+// Verbs as a user types them: what they write, what they print, and one line for each mistake.
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/safetensors.h"
+#include "data/dataset.h"
+#include "tests/jobs/job.h"
+
+namespace tessera {
+namespace {
+
+class Verbs : public testing::Test {
+ protected:
+  // The verb fails with this code, and with one line that holds all the words.
+  void expect_mistake(const Words& arguments, int code, const Words& words) {
+    EXPECT_EQ(runs.verb(arguments), code) << runs.output;
+    EXPECT_EQ(count(runs.output, "\n"), 1) << runs.output;
+    for (const std::string& word : words) EXPECT_NE(runs.output.find(word), std::string::npos) << runs.output;
+  }
+  Runs runs;
+};
+
+TEST_F(Verbs, DataInspectWritesWhatTheStepsTrainOn) {
+  const Words config{"data", "inspect", "run.yaml", "checkpoint.dir=c", "log.dir=l"};
+  Words some = config;
+  some.insert(some.end(), {"--steps", "5:8", "--out", "some.safetensors"});
+  ASSERT_EQ(runs.verb(some), 0) << runs.output;
+  const SafetensorsFile file = SafetensorsFile::open(runs / "some.safetensors");
+  const SafetensorsTensor& tensor = file.at("tokens");
+  EXPECT_EQ(tensor.dtype, DType::i32);
+  EXPECT_EQ(tensor.shape, (std::vector<std::int64_t>{3, 8, 17}));
+  std::vector<std::int32_t> tokens(3 * 8 * 17);
+  file.read(tensor, 0, std::as_writable_bytes(std::span(tokens)));
+  // The windows of steps 5 to 7, by the definition of the stream: samples 40 to 63, each of a window's 17
+  // tokens, which in this file count up modulo 60.
+  for (std::size_t i = 0; i < 24; ++i) {
+    const std::int32_t* row = tokens.data() + i * 17;
+    for (int j = 1; j < 17; ++j) EXPECT_EQ(row[j], (row[0] + j) % 60);
+  }
+  const Dataset dataset({{runs / "train.h5", 1.0}}, 16, true, 1);
+  for (std::size_t i = 0; i < 24; ++i) {
+    const Sample sample = dataset.sample(40 + i);
+    EXPECT_TRUE(std::equal(sample.tokens.begin(), sample.tokens.end(), tokens.data() + i * 17)) << i;
+  }
+  for (const char* bad : {"3:3", "4:2", "x", "1:", ":2", "-1:2", "1:2:3"}) {
+    Words words = config;
+    words.insert(words.end(), {std::string("--steps=") + bad, "--out", "bad.safetensors"});
+    expect_mistake(words, 2, {"--steps", "A:B"});
+    EXPECT_FALSE(std::filesystem::exists(runs / "bad.safetensors"));
+  }
+}
+
+TEST_F(Verbs, CheckpointInspectNamesTheBadOne) {
+  ASSERT_EQ(runs.run("run", 1, {"checkpoint.keep=3"}), 0) << runs.output;
+  ASSERT_EQ(runs.verb({"checkpoint", "inspect", "run", "--verify", "--tensors"}), 0) << runs.output;
+  EXPECT_EQ(count(runs.output, "every byte has its hash"), 2) << runs.output;
+  EXPECT_EQ(count(runs.output, " adam_m "), 2 * count(runs.output, " weight ") / 2) << runs.output;
+  EXPECT_GT(count(runs.output, " weight "), 20) << runs.output;
+  std::fstream shard(runs / "run/step-00000003/shard-00000-of-00001.h5",
+                     std::ios::in | std::ios::out | std::ios::binary);
+  shard.seekp(20000);
+  shard.put('\x55');
+  shard.close();
+  EXPECT_EQ(runs.verb({"checkpoint", "inspect", "run", "--verify"}), 1) << runs.output;
+  EXPECT_EQ(count(runs.output, "every byte has its hash"), 1) << runs.output;
+  EXPECT_EQ(count(runs.output, "step-00000003/shard-00000-of-00001.h5' is damaged"), 1) << runs.output;
+  expect_mistake({"checkpoint", "inspect", "nowhere"}, 1, {"nowhere", "no checkpoint"});
+}
+
+TEST_F(Verbs, TextToReleaseAndBack) {
+  std::ofstream text(runs / "corpus.txt");
+  for (int i = 0; i < 3000; ++i)
+    text << "line " << i * i << " of a small corpus\n" << (i % 3 == 0 ? "\n" : "");
+  text.close();
+  ASSERT_EQ(runs.verb({"tokenizer", "train", "--vocab-size", "300", "--out", "tok.json", "corpus.txt"}), 0)
+      << runs.output;
+  ASSERT_EQ(runs.verb({"data", "prepare", "--tokenizer", "tok.json", "--out", "t.h5", "--documents",
+                       "blank-line", "--valid-fraction", "0.1", "corpus.txt"}),
+            0)
+      << runs.output;
+  ASSERT_EQ(runs.run("c", 1, {"data.train=[{path: " + (runs / "t.h5").string() + "}]", "train.steps=3"}), 0)
+      << runs.output;
+  ASSERT_EQ(runs.verb({"publish", "c", "release"}), 0) << runs.output;
+  EXPECT_NE(runs.output.find("bit for bit"), std::string::npos) << runs.output;
+  ASSERT_EQ(runs.verb({"eval", "release", "--data", "t.valid.h5", "--seq-len", "16"}), 0) << runs.output;
+  EXPECT_NE(runs.output.find("perplexity"), std::string::npos) << runs.output;
+  ASSERT_EQ(runs.verb({"generate", "release", "--prompt", "line 1", "--max-tokens", "5"}), 0) << runs.output;
+  EXPECT_EQ(runs.output.rfind("line 1", 0), 0U) << runs.output;
+  ASSERT_EQ(runs.verb({"import", "release", "again"}), 0) << runs.output;
+  ASSERT_EQ(runs.verb({"publish", "again", "release2"}), 0) << runs.output;
+  const auto weights = [&](const char* folder) {
+    std::ifstream file(runs / folder / "model.safetensors", std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  EXPECT_GT(weights("release").size(), 1000U);
+  EXPECT_EQ(weights("release"), weights("release2"));  // exporting again gives identical bytes
+}
+
+TEST_F(Verbs, BenchPrintsJson) {
+  ASSERT_EQ(runs.verb({"bench", "matmul", "--hidden-size", "64", "--threads", "1"}), 0) << runs.output;
+  const auto result = nlohmann::json::parse(runs.output);
+  EXPECT_GT(result.at("fp32_tflops").get<double>(), 0);
+  EXPECT_GT(result.at("bf16_tflops").get<double>(), 0);
+}
+
+TEST_F(Verbs, EveryVerbTeaches) {
+  for (const Words& verb : std::vector<Words>{{"train"},
+                                              {"launch"},
+                                              {"tokenizer", "train"},
+                                              {"tokenizer", "encode"},
+                                              {"tokenizer", "decode"},
+                                              {"data", "prepare"},
+                                              {"data", "inspect"},
+                                              {"data", "bigram"},
+                                              {"config", "show"},
+                                              {"config", "schema"},
+                                              {"import"},
+                                              {"publish"},
+                                              {"logits"},
+                                              {"eval"},
+                                              {"generate"},
+                                              {"checkpoint", "inspect"},
+                                              {"bench", "tokenizer"},
+                                              {"bench", "matmul"}}) {
+    Words words = verb;
+    words.push_back("--help");
+    EXPECT_EQ(runs.verb(words), 0) << runs.output;
+    EXPECT_NE(runs.output.find("Example"), std::string::npos) << runs.output;
+  }
+}
+
+}  // namespace
+}  // namespace tessera
