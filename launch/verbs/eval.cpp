@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/base/progress.h"
 #include "data/dataset.h"
+#include "launch/batches.h"
 #include "launch/command_line.h"
 #include "launch/config/config.h"
 #include "launch/inference.h"
@@ -25,11 +26,6 @@ struct Options {
   std::int64_t batch = 4;
   bool document_mask = false;
 };
-
-Tensor rows(const std::vector<std::int32_t>& values, std::int64_t sequences, Device& device) {
-  return Tensor::from_host(values.data(), {sequences, static_cast<std::int64_t>(values.size()) / sequences},
-                           DType::i32, device);
-}
 
 struct Total {
   double loss = 0;  // nats, summed
@@ -52,23 +48,13 @@ void evaluate(InferenceModel& model, const TokenFile& file, const Options& optio
   const NoGrad no_grad;
   for (std::int64_t first = 0; first < count; first += options.batch) {
     const std::int64_t sequences = std::min(options.batch, count - first);
-    std::vector<std::int32_t> tokens;
-    std::vector<std::int32_t> targets;
-    std::vector<std::int32_t> positions;
-    std::vector<std::int32_t> starts;
+    std::vector<Sample> samples;
     for (std::int64_t i = first; i < first + sequences; ++i) {
-      const Sample sample = window(file, i, options.seq_len, options.document_mask);
-      tokens.insert(tokens.end(), sample.tokens.begin(), sample.tokens.end() - 1);
-      targets.insert(targets.end(), sample.targets.begin(), sample.targets.end());
-      positions.insert(positions.end(), sample.positions.begin(), sample.positions.end());
-      starts.insert(starts.end(), sample.doc_start.begin(), sample.doc_start.end());
-      total.counted += sample.counted;
+      samples.push_back(window(file, i, options.seq_len, options.document_mask));
+      total.counted += samples.back().counted;
     }
-    const Batch batch{rows(tokens, sequences, device), rows(positions, sequences, device),
-                      options.document_mask ? rows(starts, sequences, device) : Tensor(),
-                      rows(targets, sequences, device)};
     double loss = 0;
-    model.model().loss(batch, unscaled).to_host(&loss);
+    model.model().loss(make_batch(samples, options.document_mask, device), unscaled).to_host(&loss);
     total.loss += loss;
     progress.advance(static_cast<double>(sequences * options.seq_len));
   }

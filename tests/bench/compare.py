@@ -73,14 +73,17 @@ def median(results, key):
     return statistics.median(result[key] for result in results)
 
 
+peers = (arguments.peers / "train.py").exists()
 print(f"training 28M parameters, fp32, batch 4 x 512, {THREADS} threads: tokens/s of the best and the median step")
-train = alternate({"tessera": train_tessera, "torch": train_torch, "torch --compile": lambda: train_torch("--compile")})
-ours = train.pop("tessera")
-better = max(train.values(), key=lambda results: median(results, "median"))
-least = min(median(results, "peak_mib") for results in train.values())
+torch = {"torch": train_torch, "torch --compile": lambda: train_torch("--compile")}
+train = alternate({"tessera": train_tessera} | (torch if peers else {}))
 print("tokenizing the text, MB/s")
-tokenize = alternate({"tessera": tokenize_tessera, "tokenizers": tokenize_peer})
+tokenize = alternate({"tessera": tokenize_tessera} | ({"tokenizers": tokenize_peer} if peers else {}))
+if not peers:
+    sys.exit(print(f"no peers in '{arguments.peers}': nothing to compare with"))
 
+ours = train.pop("tessera")
+least = min(median(results, "peak_mib") for results in train.values())
 print(f"ratios of the medians over {arguments.rounds} rounds (tessera / the better peer):")
 for key in ("best", "median"):
     print(f"  tokens/s, {key} step       {median(ours, key) / max(median(r, key) for r in train.values()):.2f}   (to reach: 1.0)")
