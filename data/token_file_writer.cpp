@@ -1,11 +1,10 @@
-#include <hdf5.h>
-
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
 #include "core/base/hash.h"
+#include "core/base/hdf5_file.h"
 #include "core/base/io.h"
 #include "core/base/json.h"
 #include "data/token_file.h"
@@ -40,57 +39,6 @@ std::string header_of(std::span<const std::byte> file, const std::string& path) 
 }  // namespace token_file_format
 
 using namespace token_file_format;
-
-namespace {
-
-// Closes an HDF5 identifier; makes every call that fails an Error.
-class Handle {
- public:
-  Handle(hid_t id, herr_t (*close)(hid_t), const char* what) : id_(id), close_(close) {
-    if (id < 0) fail("HDF5 cannot {}", what);
-  }
-  ~Handle() { close_(id_); }
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
-  operator hid_t() const { return id_; }  // NOLINT: used as HDF5's own identifier
-
- private:
-  hid_t id_;
-  herr_t (*close_)(hid_t);
-};
-
-struct Dataset {
-  const char* name;
-  hid_t type;
-  std::uint64_t count, element;
-  std::uint64_t offset = 0;
-};
-
-// Makes the file's structure with room for the datasets, and notes where each lies.
-void create_structure(const std::filesystem::path& path, std::span<Dataset> datasets) {
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-  const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, "make file properties");
-  H5Pset_userblock(creation, user_block);
-  const Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation, H5P_DEFAULT), H5Fclose,
-                    "create the file");
-  for (Dataset& dataset : datasets) {
-    const hsize_t count = std::max<hsize_t>(1, dataset.count);  // HDF5 gives an empty dataset no place
-    const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose, "make a dataspace");
-    const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "make dataset properties");
-    H5Pset_layout(properties, H5D_CONTIGUOUS);
-    H5Pset_alloc_time(properties, H5D_ALLOC_TIME_EARLY);
-    H5Pset_fill_time(properties, H5D_FILL_TIME_NEVER);
-    const Handle made(
-        H5Dcreate2(file, dataset.name, dataset.type, space, H5P_DEFAULT, properties, H5P_DEFAULT), H5Dclose,
-        "create a dataset (is the disk full?)");
-    const haddr_t offset = H5Dget_offset(made);
-    if (offset == HADDR_UNDEF) fail("HDF5 gave dataset '{}' of '{}' no place", dataset.name, path.string());
-    dataset.offset = offset;
-  }
-  if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0) fail("HDF5 cannot write '{}' (is the disk full?)", path.string());
-}
-
-}  // namespace
 
 // Tokens go to a side file while documents arrive, since HDF5 wants sizes first.
 struct TokenFileWriter::State {
@@ -153,35 +101,37 @@ TokenFileInfo TokenFileWriter::finish() {
   State& s = *state_;
   s.flush();
   if (s.info.tokens == 0) fail("'{}' would hold no token: the input has no text", s.path.string());
-  Dataset datasets[] = {{"tokens", s.element == 2 ? H5T_STD_U16LE : H5T_STD_U32LE,
-                         static_cast<std::uint64_t>(s.info.tokens), s.element},
-                        {"doc_offsets", H5T_STD_I64LE, s.documents.size(), 8},
-                        {"tokenizer", H5T_STD_U8LE, s.tokenizer_json.size(), 1}};
-  create_structure(s.temporary, datasets);
+  const std::uint64_t counts[] = {static_cast<std::uint64_t>(s.info.tokens), s.documents.size(),
+                                  s.tokenizer_json.size()};
+  const Hdf5Dataset datasets[] = {{"tokens", s.element == 2 ? DType::u16 : DType::u32, {counts[0]}},
+                                  {"doc_offsets", DType::i64, {counts[1]}},
+                                  {"tokenizer", DType::u8, {std::max<std::uint64_t>(1, counts[2])}}};
+  const std::vector<std::uint64_t> offsets = create_hdf5_file(s.temporary, datasets, user_block);
   io::File out = io::File::open_update(s.temporary);
   Json header = {{"version", format_version},
                  {"vocab_size", s.info.vocab_size},
                  {"text_bytes", s.info.text_bytes},
                  {"tokenizer_sha256", s.info.tokenizer_sha256}};
   if (s.info.end_of_text) header["end_of_text"] = *s.info.end_of_text;
-  const auto put = [&](const Dataset& dataset, const auto& read) {
+  const auto put = [&](std::size_t index, const auto& read) {
+    const std::uint64_t element = bytes_per_element(datasets[index].dtype);
     Json hashes = Json::array();
     std::vector<std::byte> chunk;
-    const std::uint64_t bytes = dataset.count * dataset.element;
+    const std::uint64_t bytes = counts[index] * element;
     for (std::uint64_t at = 0; at < bytes; at += chunk_bytes) {
       chunk.resize(std::min(chunk_bytes, bytes - at));
       read(at, std::span<std::byte>(chunk));
       hashes.push_back(xxh3_128_hex(chunk));
-      out.write_at(dataset.offset + at, chunk);
+      out.write_at(offsets[index] + at, chunk);
     }
-    header[dataset.name] = {
-        {"offset", dataset.offset}, {"count", dataset.count}, {"element", dataset.element}, {"xxh3", hashes}};
+    header[datasets[index].name] = {
+        {"offset", offsets[index]}, {"count", counts[index]}, {"element", element}, {"xxh3", hashes}};
   };
-  put(datasets[0], [&](std::uint64_t at, std::span<std::byte> to) { s.tokens.read_at(at, to); });
-  put(datasets[1], [&](std::uint64_t at, std::span<std::byte> to) {
+  put(0, [&](std::uint64_t at, std::span<std::byte> to) { s.tokens.read_at(at, to); });
+  put(1, [&](std::uint64_t at, std::span<std::byte> to) {
     std::memcpy(to.data(), reinterpret_cast<const std::byte*>(s.documents.data()) + at, to.size());
   });
-  put(datasets[2], [&](std::uint64_t at, std::span<std::byte> to) {
+  put(2, [&](std::uint64_t at, std::span<std::byte> to) {
     std::memcpy(to.data(), s.tokenizer_json.data() + at, to.size());
   });
   header["file_bytes"] = out.size();

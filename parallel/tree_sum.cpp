@@ -3,7 +3,7 @@
 #include <bit>
 #include <cassert>
 
-#include "core/ops/elementwise.h"
+#include "core/tensor/elementwise.h"
 
 namespace tessera {
 

@@ -3,7 +3,7 @@
 #include <atomic>
 #include <map>
 
-#include "core/ops/elementwise.h"
+#include "core/tensor/elementwise.h"
 
 namespace tessera {
 namespace {

@@ -4,8 +4,8 @@
 #include <numbers>
 
 #include "core/autograd/tape.h"
+#include "core/ops/add.h"
 #include "core/ops/attention.h"
-#include "core/ops/elementwise.h"
 #include "core/ops/linear.h"
 #include "core/ops/rms_norm.h"
 #include "core/ops/rope.h"

@@ -34,7 +34,7 @@ class Model : public Module {
   Device& device() const { return device_; }
   const ModelOptions& options() const { return options_; }
 
-  // Draws every parameter (core/nn/parameter.h, Initializer).
+  // Draws every parameter (core/autograd/parameter.h, Initializer).
   void initialize(std::uint64_t seed);
 
   // Sum over counted targets of −log p(target), times inverse_count (F32 scalar): F64 scalar, on the tape.

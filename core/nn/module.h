@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "core/nn/parameter.h"
+#include "core/autograd/parameter.h"
 
 namespace tessera {
 

@@ -1,7 +1,7 @@
 // Rows of a matrix by token id.
 #pragma once
 
-#include "core/nn/parameter.h"
+#include "core/autograd/parameter.h"
 #include "core/tensor/kernel.h"
 
 namespace tessera {

@@ -1,7 +1,7 @@
 // y = x Wᵀ + b.
 #pragma once
 
-#include "core/nn/parameter.h"
+#include "core/autograd/parameter.h"
 #include "core/tensor/kernel.h"
 
 namespace tessera {

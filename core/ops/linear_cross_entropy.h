@@ -2,7 +2,7 @@
 // never held.
 #pragma once
 
-#include "core/nn/parameter.h"
+#include "core/autograd/parameter.h"
 #include "core/tensor/kernel.h"
 
 namespace tessera {

@@ -2,7 +2,7 @@
 // dtype before it is multiplied by w, as transformers does.
 #pragma once
 
-#include "core/nn/parameter.h"
+#include "core/autograd/parameter.h"
 #include "core/tensor/kernel.h"
 
 namespace tessera {

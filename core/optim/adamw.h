@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "core/nn/parameter.h"
+#include "core/autograd/parameter.h"
 #include "core/tensor/kernel.h"
 
 namespace tessera {

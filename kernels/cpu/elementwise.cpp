@@ -1,4 +1,4 @@
-#include "core/ops/elementwise.h"
+#include "core/tensor/elementwise.h"
 
 #include <cstring>
 

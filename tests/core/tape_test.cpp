@@ -8,8 +8,8 @@
 #include <memory>
 #include <numeric>
 
-#include "core/nn/parameter.h"
-#include "core/ops/elementwise.h"
+#include "core/autograd/parameter.h"
+#include "core/ops/add.h"
 #include "core/ops/linear.h"
 #include "core/ops/rms_norm.h"
 #include "core/ops/split.h"

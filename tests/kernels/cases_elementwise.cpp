@@ -1,9 +1,10 @@
 #include <cmath>
 
-#include "core/ops/elementwise.h"
+#include "core/ops/add.h"
 #include "core/ops/split.h"
 #include "core/ops/swiglu.h"
 #include "core/optim/adamw.h"
+#include "core/tensor/elementwise.h"
 #include "tests/kernels/op_case.h"
 
 namespace tessera::testing_ops {

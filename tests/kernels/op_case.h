@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "core/nn/parameter.h"
+#include "core/autograd/parameter.h"
 #include "core/tensor/device.h"
 #include "core/tensor/tensor.h"
 
@@ -42,7 +42,7 @@ struct OpCase {
   std::function<Arrays(std::span<const Array>)> reference;
   double terms = 1;      // of the longest sum, for the tolerance of fp32
   double roundings = 2;  // to bf16 between the inputs and a result
-  bool bf16 = true;
+  bool bf16 = true;      // false: defined for fp32 only
   bool differentiable = true;
   int samples = 64;  // elements of each tensor whose derivative is checked
 };

@@ -1,10 +1,10 @@
-#include "core/nn/parameter.h"
+#include "core/autograd/parameter.h"
 
 #include <cassert>
 
 #include "core/base/philox.h"
-#include "core/ops/elementwise.h"
 #include "core/tensor/device.h"
+#include "core/tensor/elementwise.h"
 
 namespace tessera {
 

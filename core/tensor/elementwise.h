@@ -1,4 +1,5 @@
-// Elementwise ops: sums, conversions, scaling. Tensors are contiguous unless said otherwise.
+// Elementwise sums, conversions and scaling of tensors, never recorded: what the tape and parameters are made
+// with. Tensors are contiguous.
 #pragma once
 
 #include "core/tensor/kernel.h"
@@ -21,9 +22,7 @@ struct ScaleArgs {
 };
 Kernel<ScaleArgs>& scale_kernel();
 
-// x + y, recorded. Same shape and dtype.
-Tensor add(const Tensor& x, const Tensor& y);
-// a + b, never recorded: for the tape and for sums of gradients.
+// a + b. Same shape and dtype.
 Tensor add_values(const Tensor& a, const Tensor& b);
 // into += from, fp32.
 void add_into(const Tensor& into, const Tensor& from);

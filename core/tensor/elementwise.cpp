@@ -1,6 +1,4 @@
-#include "core/ops/elementwise.h"
-
-#include "core/autograd/tape.h"
+#include "core/tensor/elementwise.h"
 
 namespace tessera {
 
@@ -37,17 +35,6 @@ void convert(const Tensor& from, const Tensor& to) {
 void scale(const Tensor& x, const Tensor& factor) {
   assert(x.is_contiguous() && factor.numel() == 1);
   scale_kernel()({x, factor}, x.device());
-}
-
-Tensor add(const Tensor& x, const Tensor& y) {
-  Tensor out = add_values(x.detach(), y.detach());
-  const Tensor inputs[] = {x, y};
-  if (!needs_record(inputs, false)) return out;
-  Tensor* outputs[] = {&out};
-  record("add", inputs, outputs, [](std::span<const Tensor> g, const BackwardContext&) {
-    return std::vector<Tensor>{g[0], g[0]};
-  });
-  return out;
 }
 
 }  // namespace tessera

@@ -1,0 +1,82 @@
+#include "core/base/hdf5_file.h"
+
+#include <hdf5.h>
+
+#include "core/base/error.h"
+
+namespace tessera {
+namespace {
+
+[[noreturn]] void fail_to_write(const std::filesystem::path& path) {
+  fail("HDF5 cannot write '{}' (is the disk full?)", path.string());
+}
+
+// Closes an HDF5 identifier; one that could not be made is an Error.
+class Handle {
+ public:
+  Handle(hid_t id, herr_t (*close)(hid_t), const std::filesystem::path& path) : id_(id), close_(close) {
+    if (id < 0) fail_to_write(path);
+  }
+  ~Handle() { close_(id_); }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  hid_t operator*() const { return id_; }
+
+ private:
+  hid_t id_;
+  herr_t (*close_)(hid_t);
+};
+
+hid_t hdf5_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return H5T_IEEE_F32LE;
+    case DType::f64:
+      return H5T_IEEE_F64LE;
+    case DType::i32:
+      return H5T_STD_I32LE;
+    case DType::i64:
+      return H5T_STD_I64LE;
+    case DType::bf16:
+    case DType::f16:
+    case DType::u16:
+      return H5T_STD_U16LE;
+    case DType::u32:
+      return H5T_STD_U32LE;
+    case DType::u8:
+      return H5T_STD_U8LE;
+    default:
+      fail("HDF5 files hold no tensors of dtype {}", name(dtype));
+  }
+}
+
+std::uint64_t add_dataset(const Handle& file, const Hdf5Dataset& dataset, const std::filesystem::path& path) {
+  const std::vector<hsize_t> dims(dataset.shape.begin(), dataset.shape.end());
+  const Handle space(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr), H5Sclose, path);
+  const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, path);
+  H5Pset_layout(*properties, H5D_CONTIGUOUS);
+  H5Pset_alloc_time(*properties, H5D_ALLOC_TIME_EARLY);
+  H5Pset_fill_time(*properties, H5D_FILL_TIME_NEVER);
+  const Handle made(H5Dcreate2(*file, dataset.name.c_str(), hdf5_type(dataset.dtype), *space, H5P_DEFAULT,
+                               *properties, H5P_DEFAULT),
+                    H5Dclose, path);
+  const haddr_t offset = H5Dget_offset(*made);
+  if (offset == HADDR_UNDEF) fail("HDF5 gave dataset '{}' of '{}' no place", dataset.name, path.string());
+  return offset;
+}
+
+}  // namespace
+
+std::vector<std::uint64_t> create_hdf5_file(const std::filesystem::path& path,
+                                            std::span<const Hdf5Dataset> datasets, std::uint64_t user_block) {
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // errors come as ours, not as stacks on stderr
+  const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, path);
+  H5Pset_userblock(*creation, user_block);
+  const Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, *creation, H5P_DEFAULT), H5Fclose, path);
+  std::vector<std::uint64_t> offsets;
+  for (const Hdf5Dataset& dataset : datasets) offsets.push_back(add_dataset(file, dataset, path));
+  if (H5Fflush(*file, H5F_SCOPE_GLOBAL) < 0) fail_to_write(path);
+  return offsets;
+}
+
+}  // namespace tessera
