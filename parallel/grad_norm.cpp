@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/tensor/device.h"
 
@@ -52,7 +53,8 @@ double gradient_norm(std::span<Parameter* const> parameters) {
       });
   double total = 0;
   for (const double sum : sums) total += sum;
-  return std::sqrt(total);
+  // A NaN made by the processor carries a sign, which would be printed.
+  return std::isnan(total) ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(total);
 }
 
 }  // namespace tessera

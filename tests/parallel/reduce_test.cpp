@@ -1,6 +1,10 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+
 #include "core/tensor/device.h"
+#include "parallel/grad_norm.h"
 #include "parallel/reduce_groups.h"
 #include "tests/parallel/conformance.h"
 
@@ -53,6 +57,17 @@ TEST(ReduceGroups, CoverEveryMicrobatchOnce) {
   EXPECT_THROW(plan_reduce_groups(32, 2, 4, 3, 0), Error);
   EXPECT_THROW(plan_reduce_groups(32, 3, 4, 1, 0), Error);
   EXPECT_THROW(plan_reduce_groups(32, 2, 5, 5, 0), Error);
+}
+
+TEST(GradientNorm, ANanHasNoSign) {
+  const auto device = make_device(DeviceKind::cpu, {0, 1});
+  Parameter parameter("w", {2, 3}, {{"w", 0, 2}}, {}, true, DType::f32, *device);
+  const float values[6] = {1, -std::numeric_limits<float>::quiet_NaN(), 3, 4, 5, 6};
+  parameter.bind_gradient(Tensor::from_host(values, {2, 3}, DType::f32, *device));
+  Parameter* const parameters[] = {&parameter};
+  const double norm = gradient_norm(parameters);
+  EXPECT_TRUE(std::isnan(norm));
+  EXPECT_FALSE(std::signbit(norm));
 }
 
 }  // namespace
