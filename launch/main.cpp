@@ -4,13 +4,14 @@
 #include "core/base/error.h"
 #include "core/base/log.h"
 #include "launch/command_line.h"
+#include "launch/version.h"
 
 namespace {
 
 int run(int argc, char** argv) {
   CLI::App app("Tessera: pretrain open-weight language models on many ranks.", "tessera");
   app.require_subcommand(1);
-  app.set_version_flag("--version", "tessera 0.1.0");
+  app.set_version_flag("--version", fmt::format("tessera {}", tessera::version));
   tessera::Action action;
   tessera::add_verbs(app, action);
   try {

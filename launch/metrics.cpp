@@ -12,6 +12,7 @@
 #include "core/base/log.h"
 #include "core/base/progress.h"
 #include "launch/events.h"
+#include "launch/version.h"
 
 namespace tessera {
 
@@ -70,7 +71,7 @@ void set_aside(const fs::path& path) {
 }
 
 Json header_json(const RunHeader& header, std::int64_t first_step) {
-  return Json{{"version", "0.1.0"},
+  return Json{{"version", version},
               {"schema", 1},
               {"first_step", first_step},
               {"ranks", header.ranks},

@@ -14,6 +14,7 @@
 #include "core/base/io.h"
 #include "core/base/json.h"
 #include "launch/events.h"
+#include "launch/version.h"
 
 namespace tessera {
 namespace {
@@ -50,7 +51,7 @@ TEST_F(MetricsTest, LinesBeginWithTheRun) {
   metrics.step(at(0));
   const auto all = lines();  // while it is open: every line is flushed
   ASSERT_EQ(all.size(), 2u);
-  EXPECT_EQ(all[0]["version"], "0.1.0");
+  EXPECT_EQ(all[0]["version"], version);
   EXPECT_EQ(all[0]["config"]["train"]["steps"], 9);
   EXPECT_EQ(all[0]["tokenizer_sha256"], "abc");
   for (const char* key : {"step", "tokens", "loss", "grad_norm", "lr", "step_s", "tokens_per_s", "tflops",

@@ -1,0 +1,7 @@
+#include "launch/version.h"
+
+namespace tessera {
+
+const char* const version = TESSERA_VERSION;
+
+}  // namespace tessera
