@@ -37,19 +37,9 @@ bool is_number(const Json& value) {
   return value.is_number() && std::isfinite(value.get<double>());
 }
 
-// rope_parameters from either dialect; what is inside it wins over what stands beside it.
+// rope_parameters from either dialect, checked, with the family's theta where none is given.
 Json rope_of(const Json& raw, const Family& family, const std::string& origin) {
-  Json rope = Json::object();
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {
-    const auto found = raw.find(key);
-    if (found == raw.end() || found->is_null()) continue;
-    if (!found->is_object()) fail("{}: '{}' is {}; it must be an object", origin, key, found->dump());
-    for (const auto& [name, value] : found->items()) rope[name == "type" ? "rope_type" : name] = value;
-  }
-  for (const char* key : {"rope_theta", "partial_rotary_factor"})
-    if (const auto found = raw.find(key); found != raw.end() && !found->is_null() && !rope.contains(key))
-      rope[key] = *found;
-  if (!rope.contains("rope_type")) rope["rope_type"] = "default";
+  Json rope = rope_parameters(raw, origin);
   if (!rope["rope_type"].is_string())
     fail("{}: rope_type is {}; it must be text", origin, rope["rope_type"].dump());
   if (!rope.contains("rope_theta"))

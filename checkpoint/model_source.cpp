@@ -11,6 +11,20 @@ namespace tessera {
 
 namespace {
 
+// Fills `text`'s layer number into `to` if `text` matches `from`, where "{}" stands for decimal digits.
+std::optional<std::string> translate(std::string_view text, std::string_view from, std::string_view to) {
+  const std::size_t hole = from.find("{}");
+  if (hole == std::string_view::npos) return text == from ? std::optional<std::string>(to) : std::nullopt;
+  const std::string_view tail = from.substr(hole + 2);
+  if (text.size() <= hole + tail.size() || !text.starts_with(from.substr(0, hole)) || !text.ends_with(tail))
+    return std::nullopt;
+  const std::string_view number = text.substr(hole, text.size() - hole - tail.size());
+  const bool digits = std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (!digits || (number.size() > 1 && number[0] == '0')) return std::nullopt;
+  std::string result(to);
+  return result.replace(result.find("{}"), 2, number);
+}
+
 constexpr std::size_t block_elements = std::size_t{1} << 22;
 
 }  // namespace
@@ -36,15 +50,19 @@ std::vector<LogicalTensor> logical_tensors(const ModelSpec& spec) {
   return result;
 }
 
-std::optional<std::string> release_name(const Family& family, const std::string& logical) {
-  auto name = hugging_face_name(family, logical);
-  if (name && mutant("swap_gate_up")) {
-    if (const std::size_t at = name->find("gate_proj"); at != std::string::npos)
-      name->replace(at, 9, "up_proj");
-    else if (const std::size_t up = name->find("up_proj"); up != std::string::npos)
-      name->replace(up, 7, "gate_proj");
+std::optional<std::string> release_name(const Family& family, std::string_view logical) {
+  for (const TensorName& name : family.names) {
+    auto found = translate(logical, name.logical, name.release);
+    if (!found) continue;
+    if (mutant("swap_gate_up")) {
+      if (const std::size_t gate = found->find("gate_proj"); gate != std::string::npos)
+        found->replace(gate, 9, "up_proj");
+      else if (const std::size_t up = found->find("up_proj"); up != std::string::npos)
+        found->replace(up, 7, "gate_proj");
+    }
+    return found;
   }
-  return name;
+  return std::nullopt;
 }
 
 ModelSource::ModelSource(ModelDescription description, std::string origin,

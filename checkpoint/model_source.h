@@ -51,8 +51,9 @@ struct LogicalTensor {
 // Of a spec, in the model's order; allocates no tensor.
 std::vector<LogicalTensor> logical_tensors(const ModelSpec& spec);
 
-// A logical tensor's name in releases, for import and publish alike; nullopt if the family has none.
-std::optional<std::string> release_name(const Family& family, const std::string& logical);
+// A logical tensor's name in releases, for import and publish alike; nullopt if the family has none of that
+// name.
+std::optional<std::string> release_name(const Family& family, std::string_view logical);
 
 // An open model; a cheap handle, any thread. Opening checks that exactly the tensors of the config are there,
 // with its shapes.

@@ -9,20 +9,6 @@
 namespace tessera {
 namespace {
 
-// Fills `text`'s layer number into `to` if `text` matches `from`, where "{}" stands for decimal digits.
-std::optional<std::string> translate(std::string_view text, std::string_view from, std::string_view to) {
-  const std::size_t hole = from.find("{}");
-  if (hole == std::string_view::npos) return text == from ? std::optional<std::string>(to) : std::nullopt;
-  const std::string_view tail = from.substr(hole + 2);
-  if (text.size() <= hole + tail.size() || !text.starts_with(from.substr(0, hole)) || !text.ends_with(tail))
-    return std::nullopt;
-  const std::string_view number = text.substr(hole, text.size() - hole - tail.size());
-  const bool digits = std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; });
-  if (!digits || (number.size() > 1 && number[0] == '0')) return std::nullopt;
-  std::string result(to);
-  return result.replace(result.find("{}"), 2, number);
-}
-
 bool has_kind(const Json& value, KeyKind kind) {
   switch (kind) {
     case KeyKind::integer:
@@ -90,16 +76,19 @@ Json complete_config(const Family& family, const Json& given, std::string_view o
   return full;
 }
 
-std::optional<std::string> hugging_face_name(const Family& family, std::string_view logical) {
-  for (const TensorName& name : family.names)
-    if (auto found = translate(logical, name.logical, name.hugging_face)) return found;
-  return std::nullopt;
-}
-
-std::optional<std::string> logical_name(const Family& family, std::string_view hugging_face) {
-  for (const TensorName& name : family.names)
-    if (auto found = translate(hugging_face, name.hugging_face, name.logical)) return found;
-  return std::nullopt;
+Json rope_parameters(const Json& keys, std::string_view origin) {
+  Json rope = Json::object();
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const auto found = keys.find(key);
+    if (found == keys.end() || found->is_null()) continue;
+    if (!found->is_object()) fail("{}: '{}' is {}; it must be an object", origin, key, found->dump());
+    for (const auto& [name, value] : found->items()) rope[name == "type" ? "rope_type" : name] = value;
+  }
+  for (const char* key : {"rope_theta", "partial_rotary_factor"})
+    if (const auto found = keys.find(key); found != keys.end() && !found->is_null() && !rope.contains(key))
+      rope[key] = *found;
+  if (!rope.contains("rope_type")) rope["rope_type"] = "default";
+  return rope;
 }
 
 }  // namespace tessera

@@ -27,8 +27,8 @@ struct ConfigKey {
 
 // A tensor's two names; "{}" stands for the layer number.
 struct TensorName {
-  std::string logical;       // "layers.{}.attention.q.weight"
-  std::string hugging_face;  // "model.layers.{}.self_attn.q_proj.weight"
+  std::string logical;  // "layers.{}.attention.q.weight"
+  std::string release;  // "model.layers.{}.self_attn.q_proj.weight"
 };
 
 struct Family {
@@ -49,8 +49,9 @@ const Family& find_family(std::string_view model_type);
 Json complete_config(const Family& family, const Json& given, std::string_view origin, bool strict,
                      std::vector<std::string>* defaulted = nullptr);
 
-// The other name of a tensor; nullopt if the family has none of that name.
-std::optional<std::string> hugging_face_name(const Family& family, std::string_view logical);
-std::optional<std::string> logical_name(const Family& family, std::string_view hugging_face);
+// Rotary settings in the newer dialect, from either: what rope_parameters says wins over rope_scaling, and
+// both over the older dialect's keys beside them. Throws Error beginning with `origin` where one of the two
+// is no object.
+Json rope_parameters(const Json& keys, std::string_view origin);
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
 #include "launch/config/fields.h"
 
+#include "core/models/family.h"
 #include "launch/config/field_kinds.h"
 
 namespace tessera::fields {
@@ -81,21 +82,6 @@ Field betas() {
     return c.path;           \
   }
 
-// config.json's older dialect, rope_theta and rope_scaling {type | rope_type, …} beside each other, as the
-// newer one: rope_parameters, whose own values win.
-void merge_rope(Json& keys) {
-  if (!keys.contains("rope_theta") && !keys.contains("rope_scaling")) return;
-  Json merged = {{"rope_type", "default"}};
-  if (keys.contains("rope_theta")) merged["rope_theta"] = keys["rope_theta"];
-  for (const char* name : {"rope_scaling", "rope_parameters"}) {
-    if (!keys.contains(name) || !keys[name].is_object()) continue;
-    for (const auto& [key, value] : keys[name].items()) merged[key == "type" ? "rope_type" : key] = value;
-  }
-  keys.erase("rope_theta");
-  keys.erase("rope_scaling");
-  keys["rope_parameters"] = merged;
-}
-
 Section model_section() {
   Section section{
       "model",
@@ -108,8 +94,18 @@ Section model_section() {
   section.fields[0].identity = true;
   section.read_others = [](const std::vector<const yaml::Entry*>& others, Config& config) {
     Json keys = Json::object();
-    for (const yaml::Entry* entry : others) keys[entry->key] = to_json(entry->value);
-    merge_rope(keys);
+    for (const yaml::Entry* entry : others) {
+      const Node& value = entry->value;
+      if (entry->key.starts_with("rope_") && entry->key != "rope_theta" && value.kind != Kind::map &&
+          value.kind != Kind::null)
+        wrong(value, entry->key, "a map");
+      keys[entry->key] = to_json(value);
+    }
+    if (keys.contains("rope_theta") || keys.contains("rope_scaling")) {  // config.json's older dialect
+      keys["rope_parameters"] = rope_parameters(keys, "model");
+      keys.erase("rope_theta");
+      keys.erase("rope_scaling");
+    }
     config.model.keys = std::make_shared<const Json>(std::move(keys));
   };
   section.write_others = [](const Config& config) { return *config.model.keys; };

@@ -153,6 +153,10 @@ TEST(Config, MistakesHaveAPlaceAndAHint) {
       {{"model: {family: llama, num_key_value_heads: 5}"}, "c.yaml:1:8: model"},
       {{"model: {family: llama, rope_theta: 0}"}, "c.yaml:1:36: model: rope_parameters 'rope_theta' is 0"},
       {{"model: {family: llama, rope_scaling: {type: odd}}"}, "c.yaml:1:8: model"},
+      {{"model: {family: llama, rope_scaling: linear}"},
+       "c.yaml:1:38: rope_scaling must be a map, found 'linear'"},
+      {{"model: {family: llama, rope_theta: 1e4, rope_parameters: 5}"},
+       "c.yaml:1:58: rope_parameters must be a map"},
       {{"model: {hidden_size: 3}"}, "c.yaml:1:8: model lacks the key family"},
   };
   for (const Bad& bad : all) expect_begins(refusal(edited(bad.lines)), bad.message);
