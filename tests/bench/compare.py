@@ -80,7 +80,8 @@ train = alternate({"tessera": train_tessera} | (torch if peers else {}))
 print("tokenizing the text, MB/s")
 tokenize = alternate({"tessera": tokenize_tessera} | ({"tokenizers": tokenize_peer} if peers else {}))
 if not peers:
-    sys.exit(print(f"no peers in '{arguments.peers}': nothing to compare with"))
+    print(f"no peers in '{arguments.peers}': nothing to compare with")
+    sys.exit()
 
 ours = train.pop("tessera")
 least = min(median(results, "peak_mib") for results in train.values())
