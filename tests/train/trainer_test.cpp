@@ -8,8 +8,11 @@
 #include <fstream>
 #include <thread>
 
+#include "checkpoint/model_source.h"
+#include "checkpoint/publish.h"
 #include "checkpoint/store.h"
 #include "core/base/io.h"
+#include "core/tensor/device.h"
 #include "parallel/comm/local.h"
 #include "tests/data/temporary.h"
 
@@ -47,11 +50,12 @@ class Training : public testing::Test {
     });
   }
 
-  // All weights and moments of the newest checkpoint.
-  std::vector<float> state(const std::string& name) const {
+  // The step, then all weights and moments of the newest checkpoint, or one kind of them.
+  std::vector<float> state(const std::string& name, const std::string& kind = "") const {
     const LoadedCheckpoint checkpoint = open_checkpoint(folder / name, true);
     std::map<std::string, std::vector<float>> tensors;
     for (const TensorInfo& info : checkpoint.tensors()) {
+      if (!kind.empty() && info.state != kind) continue;
       std::vector<float>& values = tensors[info.name + info.state];
       values.resize(static_cast<std::size_t>(elements(info.shape)));
       checkpoint.read_whole(info.name, info.state, values.data());
@@ -119,6 +123,30 @@ TEST_F(Training, RefusesAnotherModelOrStream) {
       const std::string key = std::string(change).substr(0, std::string(change).find('='));
       EXPECT_NE(std::string(e.what()).find(key), std::string::npos) << e.what();
     }
+  }
+}
+
+// From a checkpoint and from what was published of it: a step of almost no length leaves exactly its weights.
+TEST_F(Training, BeginsFromOtherWeights) {
+  train("source", 1, {"train.steps=3"});
+  const auto device = make_device(DeviceKind::cpu, {0, 1});
+  PublishOptions release;
+  release.to = folder / "release";
+  publish(open_model(folder / "source"), release, *device);
+  std::vector<float> weights = state("source", "weight");
+  weights[0] = 1;  // the step
+  for (const char* from : {"source", "release"}) {
+    const std::string name = std::string("from_") + from;
+    train(name, 2,
+          {"init.from=" + (folder / from).string(), "train.steps=1", "optimizer.lr=1e-30",
+           "schedule.warmup=0"});
+    EXPECT_EQ(state(name, "weight"), weights) << from;
+  }
+  try {
+    train("other", 1, {"init.from=" + (folder / "source").string(), "model.intermediate_size=48"});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("init.from"), std::string::npos) << e.what();
   }
 }
 
