@@ -38,7 +38,7 @@ class Faults : public testing::Test {
     for (const auto& entry : fs::directory_iterator(runs / name)) {
       const std::string file = entry.path().filename();
       const bool checkpoint = file.rfind("step-", 0) == 0 && fs::exists(entry.path() / "manifest.json");
-      EXPECT_TRUE(checkpoint || file[0] == '.' || file == "lock") << file;
+      EXPECT_TRUE(checkpoint || file[0] == '.' || file == "tessera.lock") << file;
     }
   }
 
