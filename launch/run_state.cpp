@@ -99,8 +99,15 @@ std::optional<RunPosition> load_run(const Config& config, AdamW& optimizer, Proc
                                     std::map<std::string, std::string>& kernels) {
   RankCoordination coordination(ranks);
   const auto warn = [](const std::string& line) { log::warn("{}", line); };
+  if (ranks.rank() == 0)
+    clear_leftovers(config.checkpoint.dir);  // a save cut off when it was complete counts
   const auto checkpoint = open_newest(config.checkpoint.dir, warn, true, coordination);
-  if (!checkpoint) return std::nullopt;
+  if (!checkpoint) {
+    if (!list_checkpoints(config.checkpoint.dir).empty())
+      fail("no checkpoint in '{}' is good; to begin at step 0 remove them or use another checkpoint.dir",
+           config.checkpoint.dir);
+    return std::nullopt;
+  }
   const RunPosition position = position_of(*checkpoint);
   const Config saved = config_from_json(checkpoint->meta().at("config").dump(), checkpoint->path().string());
   if (const auto differences = identity_differences(saved, config); !differences.empty()) {

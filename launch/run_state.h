@@ -48,7 +48,8 @@ void save_run(const Config& config, const RunPosition& position, const AdamW& op
               ProcessGroup& ranks);
 
 // The newest good checkpoint's position, after loading weights and moments; nullopt if there is none. Throws
-// Error (usage) listing the keys if it belongs to another model or data stream.
+// Error (usage) listing the keys if it belongs to another model or data stream, and Error if there are
+// checkpoints but none is good: a run never starts over unasked. For the holder of the directory's lock.
 std::optional<RunPosition> load_run(const Config& config, AdamW& optimizer, ProcessGroup& ranks,
                                     std::map<std::string, std::string>& kernels);
 

@@ -98,18 +98,43 @@ TEST_F(Training, ResumesWithTheSameBitsOnOtherRanks) {
   }
 }
 
-TEST_F(Training, PassesOverADamagedCheckpoint) {
-  train("whole", 1);
-  train("damaged", 2);
-  for (const auto& file : std::filesystem::directory_iterator(folder / "damaged/step-00000006"))
+void damage(const std::filesystem::path& checkpoint) {
+  for (const auto& file : std::filesystem::directory_iterator(checkpoint))
     if (file.path().extension() == ".h5") {
       std::fstream shard(file.path(), std::ios::in | std::ios::out | std::ios::binary);
       shard.seekp(20000);
       shard.put('\x55');
     }
+}
+
+TEST_F(Training, PassesOverADamagedCheckpoint) {
+  train("whole", 1);
+  train("damaged", 2);
+  damage(folder / "damaged/step-00000006");
   EXPECT_EQ(state("damaged")[0], 3.0F);
   train("damaged", 1);
   EXPECT_EQ(state("damaged"), state("whole"));
+}
+
+TEST_F(Training, DoesNotStartOverWhereNoCheckpointIsGood) {
+  train("damaged", 1);
+  for (const char* step : {"damaged/step-00000003", "damaged/step-00000006"}) damage(folder / step);
+  try {
+    train("damaged", 2);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("no checkpoint in"), std::string::npos) << e.what();
+  }
+}
+
+// A crash between the removal of an old checkpoint and the renaming of its complete successor.
+TEST_F(Training, CompletesASaveThatWasCutOffBeforeItsRename) {
+  train("cut", 1, {"checkpoint.keep=1"});
+  const auto reference = state("cut");
+  std::filesystem::rename(folder / "cut/step-00000006", folder / "cut/step-00000006.partial");
+  train("cut", 1);
+  EXPECT_EQ(state("cut"), reference);
+  EXPECT_FALSE(std::filesystem::exists(folder / "cut/step-00000006.partial"));
 }
 
 TEST_F(Training, RefusesAnotherModelOrStream) {
