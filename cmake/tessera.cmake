@@ -33,6 +33,6 @@ function(tessera_test folder)
   target_link_libraries(${name} PRIVATE tessera_settings GTest::gtest_main ${ARG_LINK})
   target_compile_definitions(${name} PRIVATE
     TESSERA_SOURCE_DIR="${PROJECT_SOURCE_DIR}" TESSERA_BINARY_DIR="${PROJECT_BINARY_DIR}")
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 120)
+  gtest_discover_tests(${name} NO_PRETTY_VALUES DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 120)
 endfunction()
 include(GoogleTest)
