@@ -27,6 +27,9 @@ bool is_json_lines(fs::path path) {
              path.string(), kind);
 }
 
+// Some editors begin a file with it; it is no text.
+constexpr std::string_view byte_order_mark = "\xef\xbb\xbf";
+
 class LineReader {
  public:
   explicit LineReader(const fs::path& path)
@@ -41,6 +44,8 @@ class LineReader {
         at_ = 0;
         if (filled_ == 0) return !line.empty() && ++number_ > 0;
       }
+      if (offset_ == 0 && std::string_view(buffer_.data(), filled_).starts_with(byte_order_mark))
+        offset_ = at_ = byte_order_mark.size();
       const std::size_t newline = std::string_view(buffer_.data(), filled_).find('\n', at_);
       const std::size_t end = newline == std::string_view::npos ? filled_ : newline + 1;
       line.append(buffer_, at_, end - at_);

@@ -13,7 +13,9 @@ class Pattern {
   Pattern(const std::string& expression, const std::string& origin);
   ~Pattern();
   Pattern(Pattern&&) noexcept;
-  bool matches(std::string_view line) const;  // anywhere in the line; bytes, not characters
+  // Anywhere in the line; bytes, not characters. Throws Error (usage) where the expression backtracks without
+  // end.
+  bool matches(std::string_view line) const;
 
  private:
   struct State;

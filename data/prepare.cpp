@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "core/base/error.h"
+#include "core/base/io.h"
 #include "core/base/log.h"
 #include "core/base/philox.h"
 #include "core/base/progress.h"
@@ -38,8 +39,15 @@ class Preparation {
     Progress progress("tokenizing", total, "MB", 1e6);
     for (const std::string& input : options_.inputs) read(input, progress);
     flush();
-    Prepared prepared{train_->finish(), std::nullopt};
+    // The held-out file first: it may hold nothing, and then neither file is left.
+    Prepared prepared;
     if (valid_) prepared.valid = valid_->finish();
+    try {
+      prepared.train = train_->finish();
+    } catch (...) {
+      if (valid_) io::remove_file(valid_path(options_.out));
+      throw;
+    }
     return prepared;
   }
 

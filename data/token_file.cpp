@@ -130,6 +130,8 @@ TokenFile::TokenFile(const std::filesystem::path& path) : state_(std::make_uniqu
     fail("'{}' is truncated: {} bytes of {}", name, size, number(header, "file_bytes", name));
   if ((s.tokens.element != 2 && s.tokens.element != 4) || s.documents.element != 8 || s.documents.count < 1)
     fail("'{}': its header has element sizes that no token file has", name);
+  if (number(header, "vocab_size", name) > std::uint64_t{1} << 31)
+    fail("'{}': a vocabulary of {} is beyond what token ids reach", name, number(header, "vocab_size", name));
   s.info.tokens = static_cast<std::int64_t>(s.tokens.count);
   s.info.documents = static_cast<std::int64_t>(s.documents.count) - 1;
   s.info.vocab_size = static_cast<std::int64_t>(number(header, "vocab_size", name));
