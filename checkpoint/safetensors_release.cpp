@@ -23,7 +23,7 @@ fs::path shard_path(const fs::path& dir, const std::string& shard, const std::st
   if (!plain || !shard.ends_with(".safetensors"))
     fail("{}: shard '{}' is not the name of a .safetensors file in the same directory", origin,
          shard.substr(0, 120).c_str());
-  const fs::path path = dir / shard;
+  fs::path path = dir / shard;
   std::error_code error;
   const fs::path real = fs::canonical(path, error);
   if (error) fail("{}: shard '{}' is missing", origin, shard);

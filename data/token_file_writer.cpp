@@ -30,7 +30,7 @@ std::string header_of(std::span<const std::byte> file, const std::string& path) 
   const std::size_t first = text.find('\n');
   const std::size_t second = first == std::string_view::npos ? first : text.find('\n', first + 1);
   if (second == std::string_view::npos) fail("'{}' is truncated: its header does not end", path);
-  const std::string header(text.substr(first + 1, second - first - 1));
+  std::string header(text.substr(first + 1, second - first - 1));
   if (text.substr(magic.size(), first - magic.size()) != xxh3_128_hex(bytes_of(header)))
     fail("'{}': its header is damaged (hash differs); prepare the file again", path);
   return header;

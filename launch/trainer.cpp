@@ -35,7 +35,7 @@ Tensor bind_gradients(std::span<Parameter* const> parameters, Device& device) {
   const auto padded = [](std::int64_t n) { return (n + 15) / 16 * 16; };
   std::int64_t total = 0;
   for (const Parameter* p : parameters) total += padded(p->shape().numel());
-  const Tensor flat = Tensor::zeros({total}, DType::f32, device);
+  Tensor flat = Tensor::zeros({total}, DType::f32, device);
   std::int64_t at = 0;
   for (Parameter* p : parameters) {
     p->bind_gradient(flat.narrow(0, at, p->shape().numel()).view(p->shape()));
@@ -47,8 +47,8 @@ Tensor bind_gradients(std::span<Parameter* const> parameters, Device& device) {
 }  // namespace
 
 struct Trainer::State {
-  State(const Config& given, ProcessGroup& group, const TrainOptions& chosen)
-      : config(given), ranks(group), options(chosen) {}
+  State(Config given, ProcessGroup& group, const TrainOptions& chosen)
+      : config(std::move(given)), ranks(group), options(chosen) {}
 
   Config config;
   ProcessGroup& ranks;

@@ -9,6 +9,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace tessera {
 
@@ -48,7 +49,7 @@ template <class... Args>
 std::string errno_text(int error_number);
 
 // Levenshtein distance, in bytes.
-std::size_t edit_distance(const std::string& a, const std::string& b);
+std::size_t edit_distance(std::string_view a, std::string_view b);
 
 // "; did you mean 'x'?" for the candidate nearest to `word`, or "" where none is a likely typo.
 template <class Range>
@@ -56,7 +57,7 @@ std::string did_you_mean(const std::string& word, const Range& candidates) {
   std::string best;
   std::size_t best_distance = word.size() / 3 + 1;
   for (const auto& candidate : candidates) {
-    const std::string text(candidate);
+    const std::string_view text(candidate);
     if (const std::size_t d = edit_distance(word, text);
         d <= best_distance && (best.empty() || d < best_distance)) {
       best = text;

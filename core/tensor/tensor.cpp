@@ -113,10 +113,10 @@ Tensor Tensor::collapse_leading(int keep) const {
   }
   strides[0] = strides_[leading - 1];
   for (int i = 0; i < keep; ++i) {
-    dims[static_cast<std::size_t>(i + 1)] = shape_[leading + i];
-    strides[static_cast<std::size_t>(i + 1)] = strides_[leading + i];
+    dims[static_cast<std::size_t>(i) + 1] = shape_[leading + i];
+    strides[static_cast<std::size_t>(i) + 1] = strides_[leading + i];
   }
-  const auto rank_now = static_cast<std::size_t>(keep + 1);
+  const auto rank_now = static_cast<std::size_t>(keep) + 1;
   tensor.shape_ = Shape(std::span(dims.data(), rank_now));
   tensor.strides_ = Shape(std::span(strides.data(), rank_now));
   return tensor;

@@ -38,6 +38,7 @@ class Reader {
   // A member that must be absent, null, false, 0 or "": what stands for a feature that is not used.
   void unused(const Json& object, const char* key, const char* where) const {
     const auto found = object.find(key);
+    // NOLINTNEXTLINE(readability-container-size-empty): empty() of JSON also holds for [] and {}
     if (found == object.end() || found->is_null() || *found == false || *found == 0 || *found == "") return;
     refuse(fmt::format("{} uses '{}' ({}), which this version does not know", where, key,
                        found->dump().substr(0, 80)));

@@ -77,6 +77,7 @@ Field betas() {
 }
 
 // `c.section.key` of a Config, const or not.
+// NOLINTNEXTLINE(bugprone-macro-parentheses): a path of members takes none
 #define TESSERA_MEMBER(path) \
   [](auto& c) -> auto& {     \
     return c.path;           \

@@ -70,7 +70,7 @@ void verify(const LoadedCheckpoint& checkpoint) {
 int inspect(const Arguments& arguments) {
   std::vector<fs::path> paths;
   for (const CheckpointEntry& entry : list_checkpoints(arguments.path)) paths.push_back(entry.path);
-  if (paths.empty()) paths.push_back(arguments.path);
+  if (paths.empty()) paths.emplace_back(arguments.path);
   int bad = 0;
   for (const fs::path& path : paths) try {
       const LoadedCheckpoint checkpoint = open_checkpoint(path);

@@ -89,7 +89,8 @@ class World {
     std::vector<std::byte> bytes;
   };
   std::optional<Letter>& box_of(int from, int to) {
-    return mail_[static_cast<std::size_t>(from * size_ + to)];
+    return mail_[static_cast<std::size_t>(from) * static_cast<std::size_t>(size_) +
+                 static_cast<std::size_t>(to)];
   }
   void throw_if_failed() const {
     if (failed_) throw PeerFailed(fmt::format("rank {} failed", cause_rank_));

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/ops/attention.h"
 #include "core/ops/rms_norm.h"
@@ -93,7 +94,7 @@ Array attention_reference(const AttentionShape& n, const std::vector<std::int32_
         const double* q = &v[0][((b * n.length + i) * n.heads + h) * n.dh];
         auto first = n.documents ? static_cast<std::int64_t>(starts[b * n.length + i]) : 0;
         if (n.window > 0) first = std::max(first, static_cast<std::int64_t>(i) - n.window + 1);
-        double top = -INFINITY;
+        double top = -std::numeric_limits<double>::infinity();
         for (auto j = static_cast<std::size_t>(first); j <= i; ++j) {
           const double* k = &v[1][((b * n.length + j) * n.kv_heads + kv) * n.dh];
           scores[j] = 0;
@@ -139,7 +140,7 @@ OpCase attention_case(const std::string& name, const AttentionShape& n, int samp
               },
           .reference =
               [=](Values v) { return Arrays{attention_reference(n, starts, static_cast<double>(scale), v)}; },
-          .terms = static_cast<double>(n.length * n.heads / n.kv_heads),
+          .terms = static_cast<double>(n.length * n.heads) / static_cast<double>(n.kv_heads),
           .samples = samples};
 }
 

@@ -313,7 +313,7 @@ std::set<std::string> slots_used(const OpCase& test) {
 
 std::vector<OpCase> all_cases() {
   std::vector<OpCase> cases;
-  for (auto& part : {elementwise_cases(), matmul_cases(), sequence_cases(), loss_cases()})
+  for (const auto& part : {elementwise_cases(), matmul_cases(), sequence_cases(), loss_cases()})
     cases.insert(cases.end(), part.begin(), part.end());
   return cases;
 }

@@ -24,7 +24,7 @@ LaunchRequest request(int ranks) {
 }
 
 fs::path hostfile(const std::string& text) {
-  const fs::path path = fs::path(testing::TempDir()) / ("hosts." + std::to_string(getpid()));
+  fs::path path = fs::path(testing::TempDir()) / ("hosts." + std::to_string(getpid()));
   std::ofstream(path) << text;
   return path;
 }

@@ -41,17 +41,17 @@ inline void check_sums(ProcessGroup& ranks, Device& device) {
 inline void check_moves(ProcessGroup& ranks, Device& device) {
   const int n = ranks.size();
   const auto tagged = [&](std::int64_t count, int tag) {
-    const Tensor x = Tensor::empty({count}, DType::i32, device);
+    Tensor x = Tensor::empty({count}, DType::i32, device);
     for (std::int64_t i = 0; i < count; ++i)
       x.data<std::int32_t>()[i] = tag * 1000 + static_cast<std::int32_t>(i);
     return x;
   };
-  const Tensor gathered = Tensor::empty({5 * n}, DType::i32, device);
+  const Tensor gathered = Tensor::empty({std::int64_t{5} * n}, DType::i32, device);
   ranks.all_gather(gathered, tagged(5, ranks.rank()));
   for (int i = 0; i < 5 * n; ++i) EXPECT_EQ(gathered.data<std::int32_t>()[i], i / 5 * 1000 + i % 5);
 
-  const Tensor exchanged = Tensor::empty({3 * n}, DType::i32, device);
-  ranks.all_to_all(exchanged, tagged(3 * n, ranks.rank()));
+  const Tensor exchanged = Tensor::empty({std::int64_t{3} * n}, DType::i32, device);
+  ranks.all_to_all(exchanged, tagged(std::int64_t{3} * n, ranks.rank()));
   for (int i = 0; i < 3 * n; ++i)
     EXPECT_EQ(exchanged.data<std::int32_t>()[i], i / 3 * 1000 + ranks.rank() * 3 + i % 3);
 
@@ -90,8 +90,8 @@ inline void check_bytes(ProcessGroup& ranks, Device& device) {
   };
   const auto n = static_cast<std::uint64_t>(ranks.size());
   ranks.all_reduce(Tensor::zeros({static_cast<std::int64_t>(n) * 32}, DType::f32, device));
-  EXPECT_EQ(sent("reduce_scatter"), n == 1 ? 0 : 32 * 4 * (n - 1));
-  EXPECT_EQ(sent("all_gather"), n == 1 ? 0 : 32 * 4 * (n - 1));
+  EXPECT_EQ(sent("reduce_scatter"), n == 1 ? 0 : 128 * (n - 1));
+  EXPECT_EQ(sent("all_gather"), n == 1 ? 0 : 128 * (n - 1));
 }
 
 inline void check_communicator(ProcessGroup& ranks) {

@@ -1,5 +1,6 @@
 // The layering of docs/design.md, read off the #include lines of the tree.
 
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -116,8 +117,7 @@ void check_file(const fs::path& root, const fs::path& file, Findings& findings) 
     const std::string fault =
         library ? fault_of_library(file.generic_string(), header) : fault_of_ours(root, file, header);
     if (fault.empty()) continue;
-    findings.faults.push_back(file.generic_string() + ":" + std::to_string(number) + ": '" + header + "' " +
-                              fault);
+    findings.faults.push_back(fmt::format("{}:{}: '{}' {}", file.generic_string(), number, header, fault));
   }
 }
 
@@ -150,8 +150,6 @@ class CheckerTest : public testing::Test {
     fs::remove_all(root_);
   }
   ~CheckerTest() override { fs::remove_all(root_); }
-  CheckerTest(const CheckerTest&) = delete;
-  CheckerTest& operator=(const CheckerTest&) = delete;
 
   void write(const std::string& file, const std::string& text) const {
     fs::create_directories((root_ / file).parent_path());

@@ -15,7 +15,7 @@ namespace {
 
 class Dialect : public testing::TestWithParam<std::string> {
  protected:
-  Json golden() const {
+  static Json golden() {
     return read_json(std::string(TESSERA_SOURCE_DIR) + "/tests/golden/tokenizers/" + GetParam() + ".json");
   }
 };

@@ -21,8 +21,8 @@ namespace fs = std::filesystem;
 
 // A golden model, ready to train on its tokens as transformers does: position i predicts token i + 1.
 struct Golden {
-  explicit Golden(const fs::path& folder)
-      : dir(folder),
+  explicit Golden(fs::path folder)
+      : dir(std::move(folder)),
         device(make_device(DeviceKind::cpu, {0, 2})),
         source(open_release(dir)),
         model(source.spec(), *device, {DType::f32, Recompute::none, 83}) {
@@ -64,7 +64,7 @@ struct Golden {
 
 class GoldenTraining : public testing::TestWithParam<std::string> {
  protected:
-  fs::path dir() const { return fs::path(TESSERA_SOURCE_DIR) / "tests/golden/models" / GetParam(); }
+  static fs::path dir() { return fs::path(TESSERA_SOURCE_DIR) / "tests/golden/models" / GetParam(); }
 };
 
 // fp32 sums over at most 166 tokens in another order: relative errors of some 1e-6 of a tensor's norm.
