@@ -53,7 +53,7 @@ void commit(const fs::path& partial, const fs::path& final_path) {
 fs::path save_checkpoint(const fs::path& dir, std::int64_t step, const std::vector<StateSlice>& slices,
                          const Json& meta, const std::map<std::string, std::string>& files,
                          Coordination& ranks) {
-  const fs::path final_path = checkpoint_path(dir, step);
+  fs::path final_path = checkpoint_path(dir, step);
   const fs::path partial = final_path.string() + ".partial";
   try {
     all_or_none(ranks, [&] {

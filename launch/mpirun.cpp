@@ -35,7 +35,7 @@ bool is_in_path(const std::string& program) {
   const char* path = std::getenv("PATH");
   std::istringstream folders(path != nullptr ? path : "/usr/bin:/bin");
   for (std::string folder; std::getline(folders, folder, ':');) {
-    if (access((folder + "/" + program).c_str(), X_OK) == 0) return true;
+    if (access(folder.append("/").append(program).c_str(), X_OK) == 0) return true;
   }
   return false;
 }
@@ -89,7 +89,7 @@ int hostfile_slots(const std::filesystem::path& hostfile) {
         fail_usage("{}:{}: '{}' is not known; lines are 'node1 slots=8'", hostfile.string(), number, word);
       }
       int count = 0;
-      const auto end = value.data() + value.size();
+      const char* const end = value.data() + value.size();
       const auto result = std::from_chars(value.data(), end, count);
       if (result.ec != std::errc() || result.ptr != end || count < 1 || count > 1 << 20) {
         fail_usage("{}:{}: '{}' needs a number of slots, as in 'slots=8'", hostfile.string(), number, word);
@@ -126,7 +126,7 @@ LaunchCommand launch_command(const LaunchRequest& request, const LaunchFacts& fa
       slots = hostfile_slots(request.hostfile);
       words.insert(words.end(), {"--hostfile", request.hostfile.string()});
     }
-    if (request.ranks > slots) words.push_back("--oversubscribe");
+    if (request.ranks > slots) words.emplace_back("--oversubscribe");
     // A waiting rank leaves its core to the threads of the others; each rank has a pool of threads, which
     // binding would squeeze onto one core.
     words.insert(words.end(), {"--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"});

@@ -77,11 +77,12 @@ Field betas() {
 }
 
 // `c.section.key` of a Config, const or not.
-// NOLINTNEXTLINE(bugprone-macro-parentheses): a path of members takes none
+// NOLINTBEGIN(bugprone-macro-parentheses): a path of members takes none
 #define TESSERA_MEMBER(path) \
   [](auto& c) -> auto& {     \
     return c.path;           \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 
 Section model_section() {
   Section section{

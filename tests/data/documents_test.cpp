@@ -120,7 +120,8 @@ TEST_F(Documents, JsonLinesGiveTheirText) {
   DocumentOptions other;
   other.text_key = "body";
   EXPECT_EQ(read("a.jsonl", "{\"body\": \"b\", \"text\": \"t\"}", other), Texts{"b"});
-  const std::string longest(20'000'000, 'x');
+  std::string longest;
+  longest.resize(20'000'000, 'x');
   EXPECT_EQ(read("a.jsonl", "{\"text\": \"" + longest + "\"}\n"), Texts{longest});
 }
 

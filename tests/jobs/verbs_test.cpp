@@ -32,7 +32,7 @@ TEST_F(Verbs, DataInspectWritesWhatTheStepsTrainOn) {
   const SafetensorsTensor& tensor = file.at("tokens");
   EXPECT_EQ(tensor.dtype, DType::i32);
   EXPECT_EQ(tensor.shape, (std::vector<std::int64_t>{3, 8, 17}));
-  std::vector<std::int32_t> tokens(3 * 8 * 17);
+  std::vector<std::int32_t> tokens(std::size_t{3} * 8 * 17);
   file.read(tensor, 0, std::as_writable_bytes(std::span(tokens)));
   // The windows of steps 5 to 7, by the definition of the stream: samples 40 to 63, each of a window's 17
   // tokens, which in this file count up modulo 60.

@@ -82,7 +82,7 @@ OpCase split_unused_case() {
 
 OpCase swiglu_case() {
   return {.name = "swiglu",
-          .inputs = {{.name = "x", .shape = {2, 19, 2 * 23}, .scale = 3}},
+          .inputs = {{.name = "x", .shape = {2, 19, 46}, .scale = 3}},
           .parameters = {},
           .op = [](Inputs x, Weights) { return Tensors{swiglu(x[0])}; },
           .reference =
