@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -47,10 +48,17 @@ DirectoryLock::DirectoryLock(const std::filesystem::path& dir) : path_(dir / "te
   std::error_code error;
   std::filesystem::create_directories(dir, error);
   if (error) fail("cannot create '{}': {}", dir.string(), error.message());
-  fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail("cannot create '{}': {}", path_.string(), errno_text(errno));
+  bool free = false;
+  while (true) {
+    fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd_ < 0) fail("cannot create '{}': {}", path_.string(), errno_text(errno));
+    free = flock(fd_, LOCK_EX | LOCK_NB) == 0;
+    // A holder that ends removes the file: a lock on a file without a name locks nothing.
+    struct stat opened {};
+    if (!free || ::fstat(fd_, &opened) != 0 || opened.st_nlink > 0) break;
+    ::close(std::exchange(fd_, -1));
+  }
   const std::string holder = read_holder(fd_);
-  const bool free = flock(fd_, LOCK_EX | LOCK_NB) == 0;
   const bool elsewhere = !holder.empty() && !holder.starts_with("host " + host_name() + " ");
   if (!free || elsewhere) {
     ::close(std::exchange(fd_, -1));

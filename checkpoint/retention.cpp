@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
-#include <optional>
+#include <string>
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/store.h"
@@ -16,16 +16,28 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view prefix = "step-";
-constexpr std::string_view partial_suffix = ".partial";
 
+// Only the name that checkpoint_path() makes: two spellings of one step would be two checkpoints of it.
 std::optional<std::int64_t> step_of(const std::string& name) {
   if (!name.starts_with(prefix)) return std::nullopt;
   std::int64_t step = 0;
-  const char* begin = name.data() + prefix.size();
-  const char* end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(begin, end, step);
-  if (error != std::errc() || stop != end || step < 0) return std::nullopt;
+  const auto digits = std::string_view(name).substr(prefix.size());
+  const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), step);
+  if (error != std::errc() || step < 0 || checkpoint_path("", step) != fs::path(name)) return std::nullopt;
   return step;
+}
+
+bool has_manifest(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path / manifest_name, error);
+}
+
+// The path without the suffix if it is a step's folder with it; else empty.
+fs::path without(std::string_view suffix, const fs::path& path) {
+  const std::string name = path.filename().string();
+  if (!name.ends_with(suffix)) return {};
+  const std::string stem = name.substr(0, name.size() - suffix.size());
+  return step_of(stem) ? path.parent_path() / stem : fs::path();
 }
 
 std::vector<fs::path> folders_of(const fs::path& dir) {
@@ -47,11 +59,19 @@ bool opens(const fs::path& path) {
 
 }  // namespace
 
+std::optional<std::int64_t> step_of_folder(const fs::path& path) {
+  const fs::path place = without(replaced_suffix, path);
+  return step_of((place.empty() ? path : place).filename().string());
+}
+
 std::vector<CheckpointEntry> list_checkpoints(const fs::path& dir) {
   std::vector<CheckpointEntry> entries;
-  for (const fs::path& path : folders_of(dir))
-    if (const auto step = step_of(path.filename().string()); step && fs::exists(path / manifest_name))
+  for (const fs::path& path : folders_of(dir)) {
+    const auto step = step_of_folder(path);
+    const fs::path place = without(replaced_suffix, path);
+    if (step && has_manifest(path) && (place.empty() || !has_manifest(place)))
       entries.push_back({*step, path});
+  }
   std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
   return entries;
 }
@@ -83,21 +103,15 @@ void delete_checkpoint(const fs::path& path) {
 
 void clear_leftovers(const fs::path& dir) {
   for (const fs::path& path : folders_of(dir)) {
-    const std::string name = path.filename().string();
-    if (name.ends_with(partial_suffix)) {
-      const fs::path target = dir / name.substr(0, name.size() - partial_suffix.size());
-      if (!step_of(target.filename().string())) continue;
-      const bool completes =
-          fs::exists(path / manifest_name) && !fs::exists(target / manifest_name) && opens(path);
-      if (!completes) {
-        io::remove_tree(path);
-        continue;
-      }
-      io::remove_tree(target);
-      io::rename_file(path, target);
+    const fs::path place = without(replaced_suffix, path);
+    if (!without(partial_suffix, path).empty() || (step_of_folder(path) && !has_manifest(path))) {
+      io::remove_tree(path);  // a save or a deletion that was cut short
+    } else if (!place.empty() && has_manifest(place)) {
+      delete_checkpoint(path);
+    } else if (!place.empty()) {
+      io::remove_tree(place);
+      io::rename_file(path, place);
       io::sync_folder(dir);
-    } else if (step_of(name) && !fs::exists(path / manifest_name)) {
-      io::remove_tree(path);  // a deletion that was cut short
     }
   }
 }

@@ -3,9 +3,19 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 namespace tessera {
+
+// Suffixes of a step's folder: a save under way, and the checkpoint that a save of the same step is about to
+// replace, which counts while nothing stands in its place.
+inline constexpr std::string_view partial_suffix = ".partial";
+inline constexpr std::string_view replaced_suffix = ".replaced";
+
+// The step that a folder's name gives, "step-00000100" or the same with replaced_suffix; else nullopt.
+std::optional<std::int64_t> step_of_folder(const std::filesystem::path& path);
 
 // Complete checkpoints (those with a manifest) of a directory, oldest first.
 struct CheckpointEntry {
@@ -23,7 +33,8 @@ void apply_retention(const std::filesystem::path& dir, int keep, std::int64_t sa
 // Deletes one checkpoint's directory, manifest first.
 void delete_checkpoint(const std::filesystem::path& path);
 
-// Removes what saves that were cut short left in `dir`, and completes a replacement that was cut short.
+// Removes what saves and deletions that were cut short left in `dir`, and undoes a replacement that was cut
+// short.
 void clear_leftovers(const std::filesystem::path& dir);
 
 }  // namespace tessera

@@ -20,8 +20,8 @@ std::vector<std::string> all_or_none(Coordination& ranks, const std::function<st
   std::string cause;
   try {
     made = work();
-  } catch (const Error& e) {
-    cause = e.what();
+  } catch (const std::exception& e) {
+    cause = e.what();  // whatever it is, the other ranks wait for the answer
   }
   const std::vector<std::string> causes = ranks.gather_text(cause);
   std::vector<std::string> results = ranks.gather_text(made);
@@ -32,20 +32,28 @@ std::vector<std::string> all_or_none(Coordination& ranks, const std::function<st
   throw Error(ranks.broadcast_text(first));
 }
 
-AttachedFile attach(const fs::path& path, const std::string& content) {
+void attach(const fs::path& path, const std::string& content) {
   io::File file = io::File::create(path);
   file.write(content);
   file.sync();
   file.close();
-  return {content.size(), xxh3_128_hex(bytes_of(content))};
 }
 
-// Puts the finished folder in its place. What stood there goes first; a crash in between leaves the finished
-// folder, which clear_leftovers() then puts in place.
+// Puts the finished folder in its place. What stood there is set aside first, under a name that readers
+// count as long as the place is empty: one of the two stands at every moment.
 void commit(const fs::path& partial, const fs::path& final_path) {
-  if (fs::exists(final_path)) delete_checkpoint(final_path);
-  io::rename_file(partial, final_path);
+  const fs::path replaced = final_path.string() + std::string(replaced_suffix);
+  const bool replaces = fs::exists(final_path);
+  if (replaces) io::rename_file(final_path, replaced);
+  try {
+    io::rename_file(partial, final_path);
+  } catch (...) {
+    std::error_code ignored;
+    if (replaces) fs::rename(replaced, final_path, ignored);
+    throw;
+  }
   io::sync_folder(final_path.parent_path());
+  if (replaces) delete_checkpoint(replaced);
 }
 
 }  // namespace
@@ -54,7 +62,7 @@ fs::path save_checkpoint(const fs::path& dir, std::int64_t step, const std::vect
                          const Json& meta, const std::map<std::string, std::string>& files,
                          Coordination& ranks) {
   fs::path final_path = checkpoint_path(dir, step);
-  const fs::path partial = final_path.string() + ".partial";
+  const fs::path partial = final_path.string() + std::string(partial_suffix);
   try {
     all_or_none(ranks, [&] {
       if (ranks.rank() != 0) return std::string();
@@ -77,10 +85,13 @@ fs::path save_checkpoint(const fs::path& dir, std::int64_t step, const std::vect
       Manifest manifest{step, std::make_shared<const Json>(meta), {}, {}};
       for (const std::string& shard : shards)
         if (!shard.empty()) manifest.shards.push_back(parse_shard(shard, "a rank's shard"));
-      check_coverage(manifest.shards, partial.string());
-      for (const auto& [name, content] : files) manifest.files[name] = attach(partial / name, content);
+      for (const auto& [name, content] : files)
+        manifest.files[name] = {content.size(), xxh3_128_hex(bytes_of(content))};
+      const std::string text = manifest_text(manifest);
+      parse_manifest(text, partial.string());  // refuses what no reader would take
+      for (const auto& [name, content] : files) attach(partial / name, content);
       io::sync_folder(partial);
-      io::write_atomically(partial / manifest_name, manifest_text(manifest));
+      io::write_atomically(partial / manifest_name, text);
       commit(partial, final_path);
       return std::string();
     });

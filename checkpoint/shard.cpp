@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/error.h"
 #include "core/base/hash.h"
 #include "core/base/hdf5_file.h"
 #include "core/base/io.h"
@@ -18,6 +19,15 @@ std::vector<std::uint64_t> create_structure(const std::filesystem::path& path,
                         slice->dtype,
                         {slice->slab.extent.begin(), slice->slab.extent.end()}});
   return create_hdf5_file(path, datasets);
+}
+
+// What the manifest says of the slabs, but their hashes.
+std::string slabs_text(const ShardEntry& shard) {
+  std::string result;
+  for (const SlabEntry& s : shard.slabs)
+    result += fmt::format("{}\n{}\n{} {} {} {} {}\n", s.name, s.state, name(s.dtype), text(s.shape),
+                          text(s.slab.offset), text(s.slab.extent), s.offset);
+  return result;
 }
 
 }  // namespace
@@ -59,7 +69,7 @@ std::string structure_hash(const std::filesystem::path& path, const ShardEntry& 
   for (const SlabEntry& entry : shard.slabs) payload.emplace_back(entry.offset, entry.offset + entry.bytes());
   std::sort(payload.begin(), payload.end());
   payload.emplace_back(shard.bytes, shard.bytes);
-  std::string structure;
+  std::string structure = slabs_text(shard);
   std::uint64_t at = 0;
   for (const auto& [begin, end] : payload) {
     if (begin > at) {

@@ -28,7 +28,7 @@ struct SlabEntry {
 struct ShardEntry {
   std::string file;
   std::uint64_t bytes = 0;
-  std::string structure_hash;  // of all bytes that belong to no slab
+  std::string structure_hash;  // see below
   std::vector<SlabEntry> slabs;
 };
 
@@ -36,7 +36,8 @@ struct ShardEntry {
 ShardEntry write_shard(const std::filesystem::path& folder, const std::string& file,
                        const std::vector<StateSlice>& slices);
 
-// XXH3 of the bytes of `path` outside the slabs.
+// XXH3 of what the manifest says of the slabs (name, dtype, shape, place) and of the bytes of `path` outside
+// them: it binds this manifest to this file.
 std::string structure_hash(const std::filesystem::path& path, const ShardEntry& shard);
 
 }  // namespace tessera

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/retention.h"
@@ -17,6 +18,32 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::uint64_t largest_manifest = std::uint64_t{1} << 30;
+
+bool has_manifest(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path / manifest_name, error);
+}
+
+// The path of a checkpoint's file. A link may show other content tomorrow, or outlive what it shows.
+fs::path file_of(const fs::path& folder, const std::string& file) {
+  std::error_code error;
+  if (fs::is_symlink(fs::symlink_status(folder / file, error)))
+    fail("'{}' is a symbolic link; a checkpoint's files lie in its folder: copy it there",
+         (folder / file).string());
+  return folder / file;
+}
+
+// A shard that the manifest does not list comes from another save: something was mixed up.
+void refuse_extra_shards(const fs::path& folder, const Manifest& manifest) {
+  std::set<std::string> listed;
+  for (const ShardEntry& shard : manifest.shards) listed.insert(shard.file);
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
+    if (it->path().extension() == ".h5" && !listed.contains(it->path().filename().string()))
+      fail(
+          "'{}' is not listed in the checkpoint's manifest; remove it, or put back the manifest it came with",
+          it->path().string());
+}
 
 }  // namespace
 
@@ -130,11 +157,11 @@ fs::path checkpoint_path(const fs::path& dir, std::int64_t step) {
 }
 
 bool is_checkpoint(const fs::path& path) {
-  return fs::exists(path / manifest_name) || !list_checkpoints(path).empty();
+  return has_manifest(path) || !list_checkpoints(path).empty();
 }
 
 LoadedCheckpoint open_checkpoint(const fs::path& path, bool verify) {
-  if (!fs::exists(path / manifest_name)) {
+  if (!has_manifest(path)) {
     std::string bad;
     const auto newest = open_newest(
         path, [&](const std::string& line) { bad = "; " + line; }, verify);
@@ -146,16 +173,19 @@ LoadedCheckpoint open_checkpoint(const fs::path& path, bool verify) {
   auto state = std::make_shared<LoadedCheckpoint::State>();
   state->path = path;
   const std::string origin = (path / manifest_name).string();
-  state->manifest = parse_manifest(io::read_text(path / manifest_name, largest_manifest), origin);
+  state->manifest = parse_manifest(io::read_text(file_of(path, manifest_name), largest_manifest), origin);
+  if (const auto step = step_of_folder(path); step && *step != state->manifest.step)
+    fail("{} is of step {}, not of the step that its folder's name gives", origin, state->manifest.step);
+  refuse_extra_shards(path, state->manifest);
   for (const auto& [file, entry] : state->manifest.files) {
-    std::string content = io::read_text(path / file);
+    std::string content = io::read_text(file_of(path, file));
     if (content.size() != entry.bytes || xxh3_128_hex(bytes_of(content)) != entry.hash)
       fail("'{}' is damaged (hash differs)", (path / file).string());
     state->files[file] = std::move(content);
   }
   for (std::size_t i = 0; i < state->manifest.shards.size(); ++i) {
     const ShardEntry& shard = state->manifest.shards[i];
-    state->shards.push_back(io::File::open_read(path / shard.file));
+    state->shards.push_back(io::File::open_read(file_of(path, shard.file)));
     if (state->shards.back().size() != shard.bytes)
       fail("'{}' has {} bytes; its manifest says {}", (path / shard.file).string(),
            state->shards.back().size(), shard.bytes);
@@ -190,7 +220,7 @@ std::optional<LoadedCheckpoint> open_newest(const fs::path& dir, const Log& warn
     try {
       checkpoint = open_checkpoint(path);
       if (verify) checkpoint->verify(ranks.rank(), ranks.size());
-    } catch (const Error& e) {
+    } catch (const std::exception& e) {
       cause = e.what();
     }
     const auto causes = ranks.gather_text(cause);

@@ -99,8 +99,7 @@ std::optional<RunPosition> load_run(const Config& config, AdamW& optimizer, Proc
                                     std::map<std::string, std::string>& kernels) {
   RankCoordination coordination(ranks);
   const auto warn = [](const std::string& line) { log::warn("{}", line); };
-  if (ranks.rank() == 0)
-    clear_leftovers(config.checkpoint.dir);  // a save cut off when it was complete counts
+  if (ranks.rank() == 0) clear_leftovers(config.checkpoint.dir);
   const auto checkpoint = open_newest(config.checkpoint.dir, warn, true, coordination);
   if (!checkpoint) {
     if (!list_checkpoints(config.checkpoint.dir).empty())

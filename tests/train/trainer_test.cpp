@@ -127,14 +127,14 @@ TEST_F(Training, DoesNotStartOverWhereNoCheckpointIsGood) {
   }
 }
 
-// A crash between the removal of an old checkpoint and the renaming of its complete successor.
-TEST_F(Training, CompletesASaveThatWasCutOffBeforeItsRename) {
+// A crash while the save of step 6 replaced an older one of that step.
+TEST_F(Training, UndoesAReplacementThatWasCutOff) {
   train("cut", 1, {"checkpoint.keep=1"});
   const auto reference = state("cut");
-  std::filesystem::rename(folder / "cut/step-00000006", folder / "cut/step-00000006.partial");
+  std::filesystem::rename(folder / "cut/step-00000006", folder / "cut/step-00000006.replaced");
   train("cut", 1);
   EXPECT_EQ(state("cut"), reference);
-  EXPECT_FALSE(std::filesystem::exists(folder / "cut/step-00000006.partial"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "cut/step-00000006.replaced"));
 }
 
 TEST_F(Training, RefusesAnotherModelOrStream) {
