@@ -135,6 +135,7 @@ StepMetrics Trainer::State::step() {
   now.loss =
       tree_sum(std::span<const double>(all_losses.data<double>(), static_cast<std::size_t>(groups.groups)));
 
+  if (std::isnan(now.loss)) now.loss = std::abs(now.loss);  // its sign means nothing, and would be printed
   now.lr = learning_rate(config.schedule, config.optimizer.lr, config.train.steps, position.step);
   now.grad_norm = gradient_norm(optimizer->parameters());
   const bool updated = apply_update(now);
