@@ -52,7 +52,13 @@ ModelSource open_from_checkpoint(const fs::path& path) {
 
 ModelSource open_model(const fs::path& path) {
   if (!fs::exists(path)) fail("'{}' does not exist", path.string());
-  return is_checkpoint(path) ? open_from_checkpoint(path) : open_release(path);
+  if (is_checkpoint(path)) return open_from_checkpoint(path);
+  if (fs::is_directory(path) && !fs::exists(path / "config.json"))
+    fail(
+        "'{}' is neither a checkpoint nor a Hugging Face directory: it has no manifest.json and no "
+        "config.json",
+        path.string());
+  return open_release(path);
 }
 
 }  // namespace tessera

@@ -108,8 +108,7 @@ DType check_release(const SafetensorsRelease& release, const ReleaseConfig& conf
 ModelSource open_release(const fs::path& dir) {
   if (!fs::is_directory(dir)) fail("'{}' is not a directory", dir.string());
   const fs::path config = dir / "config.json";
-  if (!fs::exists(config))
-    fail("'{}' is neither a checkpoint nor a Hugging Face directory: it has no config.json", dir.string());
+  if (!fs::exists(config)) fail("'{}' is no Hugging Face directory: it has no config.json", dir.string());
   ModelDescription description{
       read_release_config(read_json(config, std::uint64_t{16} << 20), config.string()), DType::f32, {}};
   SafetensorsRelease release = SafetensorsRelease::open(dir);

@@ -66,6 +66,7 @@ struct Trainer::State {
   std::unique_ptr<Metrics> metrics;
   double data_wait = 0;
 
+  void choose_groups();
   std::vector<Sample> load_microbatch(std::int64_t index) const;
   double run_group(const std::vector<std::vector<Sample>>& microbatches, std::int64_t group,
                    const Tensor& inverse_count);
@@ -75,6 +76,26 @@ struct Trainer::State {
   bool save();
   ExitCode train();
 };
+
+// The run's own groups if the ranks divide them; else the run goes on, and says that its bits differ.
+void Trainer::State::choose_groups() {
+  const std::int64_t microbatches = config.train.global_batch / config.train.micro_batch;
+  const std::int64_t of_run = position.reduce_groups;
+  if (!config.parallel.reduce_groups)
+    position.reduce_groups = groups_for_ranks(microbatches, of_run, ranks.size());
+  groups = plan_reduce_groups(config.train.global_batch, config.train.micro_batch, position.reduce_groups,
+                              ranks.size(), ranks.rank());
+  if (ranks.rank() != 0) return;
+  if (groups.groups != of_run)
+    log::warn(
+        "{} ranks do not divide the run's {} reduce groups: it goes on with {}, and its bits will differ "
+        "from here",
+        ranks.size(), of_run, groups.groups);
+  else if (!blocks_are_subtrees(groups.groups, ranks.size()))
+    log::warn(
+        "{} ranks do not hold subtrees of {} reduce groups: bits will differ from other numbers of ranks",
+        ranks.size(), groups.groups);
+}
 
 std::vector<Sample> Trainer::State::load_microbatch(std::int64_t index) const {
   std::vector<Sample> samples;
@@ -200,6 +221,7 @@ bool Trainer::State::save() {
 
 ExitCode Trainer::State::train() {
   const std::int64_t steps = config.train.steps;
+  if (position.step >= steps) log::info("step {} of {} is done: nothing to train", position.step, steps);
   bool saved = true;
   double smoothed = 0;
   while (position.step < steps) {
@@ -260,12 +282,7 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   else
     s.position.reduce_groups = s.config.parallel.reduce_groups.value_or(ranks.size());
   if (!resumed) initialize_weights(s.config, *s.model);
-  s.groups = plan_reduce_groups(s.config.train.global_batch, s.config.train.micro_batch,
-                                s.position.reduce_groups, ranks.size(), ranks.rank());
-  if (!blocks_are_subtrees(s.groups.groups, ranks.size()))
-    log::info(
-        "{} ranks do not hold subtrees of {} reduce groups: bits will differ from other numbers of ranks",
-        ranks.size(), s.groups.groups);
+  s.choose_groups();
   if (ranks.rank() != 0) return;
   print_start_table(s.config, *s.model, s.description, s.groups, ranks, options);
   if (resumed) log::info("resumed from step {} of '{}'", s.position.step, config.checkpoint.dir);

@@ -32,4 +32,11 @@ ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_ba
   return {groups, microbatches, rank * local, local};
 }
 
+std::int64_t groups_for_ranks(std::int64_t microbatches, std::int64_t groups, int ranks) {
+  if (groups % ranks == 0) return groups;
+  for (std::int64_t fewest = ranks; fewest <= microbatches; fewest += ranks)
+    if (microbatches % fewest == 0) return fewest;
+  return groups;
+}
+
 }  // namespace tessera

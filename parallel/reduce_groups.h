@@ -26,4 +26,9 @@ struct ReduceGroups {
 ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_batch, std::int64_t groups,
                                 int ranks, int rank);
 
+// The groups with which `ranks` ranks go on with a run of `groups`: the same where ranks divide them, else
+// the fewest that ranks do divide, which gives other bits. Where no number fits, `groups`, for
+// plan_reduce_groups to refuse.
+std::int64_t groups_for_ranks(std::int64_t microbatches, std::int64_t groups, int ranks);
+
 }  // namespace tessera
