@@ -49,7 +49,7 @@ const Json& object(const Json& value, const std::string& origin) {
 }
 
 std::string hash(const Json& value, const std::string& origin) {
-  const auto text = value.get<std::string>();
+  auto text = value.get<std::string>();
   if (text.size() != 32 || text.find_first_not_of("0123456789abcdef") != std::string::npos)
     fail("{}: '{}' is no XXH3 of 128 bits", origin, text);
   return text;

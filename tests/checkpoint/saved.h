@@ -20,8 +20,8 @@ inline std::string content(const LoadedCheckpoint& checkpoint) {
     tensors[info.name + " " + info.state + " " + text(info.shape)] = bytes;
   }
   std::string all = std::to_string(checkpoint.step()) + checkpoint.meta().dump();
-  for (const auto& [name, text] : checkpoint.files()) all += name + "=" + text;
-  for (const auto& [name, bytes] : tensors) all += name + "=" + bytes;
+  for (const auto& [name, text] : checkpoint.files()) all.append(name).append("=").append(text);
+  for (const auto& [name, bytes] : tensors) all.append(name).append("=").append(bytes);
   return all;
 }
 
