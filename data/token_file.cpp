@@ -136,9 +136,17 @@ TokenFile::TokenFile(const std::filesystem::path& path) : state_(std::make_uniqu
   s.info.documents = static_cast<std::int64_t>(s.documents.count) - 1;
   s.info.vocab_size = static_cast<std::int64_t>(number(header, "vocab_size", name));
   s.info.text_bytes = number(header, "text_bytes", name);
-  s.info.tokenizer_sha256 = header.value("tokenizer_sha256", "");
-  if (const auto eos = header.find("end_of_text"); eos != header.end() && eos->is_number_unsigned())
-    s.info.end_of_text = eos->get<std::int32_t>();
+  const auto hash = header.find("tokenizer_sha256");
+  if (hash == header.end() || !hash->is_string())
+    fail("'{}': its header has no valid 'tokenizer_sha256'; the file is damaged, prepare it again", name);
+  s.info.tokenizer_sha256 = hash->get<std::string>();
+  if (const auto eos = header.find("end_of_text"); eos != header.end() && !eos->is_null()) {
+    if (const std::uint64_t id = number(header, "end_of_text", name);
+        id < static_cast<std::uint64_t>(s.info.vocab_size))
+      s.info.end_of_text = static_cast<std::int32_t>(id);
+    else
+      fail("'{}': its end-of-text token {} is beyond the vocabulary of {}", name, id, s.info.vocab_size);
+  }
   s.checked_tokens = std::vector<std::atomic<bool>>(s.tokens.hashes.size());
 }
 

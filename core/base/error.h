@@ -23,10 +23,14 @@ enum class ExitCode : int {
   watchdog = 124,
 };
 
+// `text` with control characters written as \n, \t or \x1b: names in files may hold anything, and a message
+// is one line that a terminal shows as it is.
+std::string one_line(std::string_view text);
+
 class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message, ExitCode code = ExitCode::failure)
-      : std::runtime_error(message), code_(code) {}
+      : std::runtime_error(one_line(message)), code_(code) {}
   ExitCode code() const { return code_; }
 
  private:

@@ -1,5 +1,6 @@
 #include "data/tokenizer/tokenizer_json.h"
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -8,7 +9,8 @@
 namespace tessera {
 namespace {
 
-constexpr std::int64_t largest_id = (std::int64_t{1} << 31) - 1;
+// Tables are indexed by id, so one absurd id would cost its size in memory; real vocabularies end below 2^20.
+constexpr std::int64_t largest_id = (std::int64_t{1} << 22) - 1;
 
 class Reader {
  public:
@@ -17,6 +19,8 @@ class Reader {
   [[noreturn]] void refuse(const std::string& what) const { fail("{}: {}", origin_, what); }
 
   const Json& member(const Json& object, const char* key, const char* where) const {
+    if (!object.is_object())
+      refuse(fmt::format("{} is {}; it must be an object", where, object.dump().substr(0, 80)));
     const auto found = object.find(key);
     if (found == object.end()) refuse(fmt::format("{} lacks '{}'", where, key));
     return *found;
@@ -199,6 +203,8 @@ void Reader::added_tokens(const Json& list, TokenizerParts& parts) const {
   if (list.is_null()) return;
   if (!list.is_array()) refuse("added_tokens is no list");
   std::set<std::uint32_t> ids;
+  std::map<std::uint32_t, std::string_view> token_of;
+  for (const auto& [token, id] : parts.vocabulary) token_of.emplace(id, token);
   for (const Json& item : list) {
     only(item, {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"},
          "an added token");
@@ -216,6 +222,9 @@ void Reader::added_tokens(const Json& list, TokenizerParts& parts) const {
         known != parts.vocabulary.end() && known->second != token.id)
       refuse(fmt::format("added token '{}' has id {} here and {} in the vocabulary", token.content, token.id,
                          known->second));
+    if (const auto other = token_of.find(token.id); other != token_of.end() && other->second != token.content)
+      refuse(fmt::format("added token '{}' has the id {} of the vocabulary's '{}'", token.content, token.id,
+                         other->second));
     parts.added.push_back(std::move(token));
   }
 }

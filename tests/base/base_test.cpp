@@ -81,6 +81,10 @@ TEST(Hash, KnownVectors) {
   EXPECT_EQ(xxh3_128_hex({}), "99aa06d3014798d86001c324468d497f");
 }
 
+TEST(Error, IsOneLineWhateverNamesHold) {
+  EXPECT_STREQ(Error("a 'b\nc\x1b[2J\t\x7f' é").what(), "a 'b\\nc\\x1b[2J\\t\\x7f' é");
+}
+
 TEST(Suggestion, OffersTheNearestKey) {
   const std::vector<std::string> keys{"hidden_size", "num_hidden_layers"};
   EXPECT_EQ(did_you_mean("hiden_size", keys), "; did you mean 'hidden_size'?");

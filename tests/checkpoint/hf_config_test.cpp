@@ -109,6 +109,23 @@ TEST(HfConfig, RefusesWhatCannotBe) {
       {"hidden_act", "\"gelu\"", "hidden_act"},
       {"head_dim", "15", "odd"},
       {"torch_dtype", "\"int8\"", "torch_dtype"},
+      {"vocab_size", "0", "vocab_size"},
+      {"vocab_size", "null", "vocab_size"},
+      {"num_attention_heads", "0", "num_attention_heads"},
+      {"num_hidden_layers", "0", "num_hidden_layers"},
+      {"num_hidden_layers", "-1", "num_hidden_layers"},
+      {"head_dim", "0", "head_dim"},
+      {"max_position_embeddings", "\"512\"", "max_position_embeddings"},
+      {"hidden_act", "1", "hidden_act"},
+      {"architectures", "\"LlamaForCausalLM\"", "architectures"},
+      {"architectures", "[]", "architectures"},
+      {"attention_bias", "\"no\"", "attention_bias"},
+      {"attention_dropout", "0.1", "attention_dropout"},
+      {"initializer_range", "0", "initializer_range"},
+      {"rope_scaling", R"({"type":"llama3","factor":0,"low_freq_factor":1,"high_freq_factor":4,
+                           "original_max_position_embeddings":32})",
+       "factor"},
+      {"eos_token_id", "\"</s>\"", "eos_token_id"},
       {"quantization_config", R"({"quant_method":"fp8"})", "quantised"},
   };
   for (const Case& c : cases)
@@ -117,6 +134,7 @@ TEST(HfConfig, RefusesWhatCannotBe) {
   EXPECT_THROW(read("{}"), Error);
   EXPECT_THROW(read(R"({"model_type":"llama","rope_theta":NaN})"), Error);
   EXPECT_THROW(read(R"({"model_type":"llama","model_type":"llama"})"), Error);
+  EXPECT_THROW(read(R"({"model_type":"llama","rms_norm_eps":1e999})"), Error);
   EXPECT_THROW(read(R"({"model_type":"qwen3","layer_types":["full_attention"]})"), Error);
 }
 

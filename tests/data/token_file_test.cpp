@@ -4,9 +4,13 @@
 #include <hdf5.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
+#include "core/base/hash.h"
 #include "core/base/io.h"
+#include "core/base/json.h"
+#include "data/token_file_format.h"
 #include "tests/data/temporary.h"
 
 namespace tessera {
@@ -77,6 +81,61 @@ TEST(TokenFile, DamageIsNamed) {
   for (const std::size_t size : {std::size_t{0}, std::size_t{10}, std::size_t{1} << 20, good.size() - 1})
     EXPECT_THROW(read_all(good.substr(0, size)), Error) << size;
   EXPECT_EQ(info.documents, 20);
+}
+
+// Headers whose hash is right but that say what cannot be.
+TEST(TokenFile, ForgedHeadersAreRefused) {
+  const TemporaryFolder folder;
+  write_counting_file(folder / "good.h5", 20, 300);
+  const std::string good = io::read_text(folder / "good.h5");
+  const std::string header = token_file_format::header_of(bytes_of(good), "good.h5");
+  const auto refused = [&](const char* pointer, const Json& value) {
+    Json forged = Json::parse(header);
+    if (value.is_discarded())
+      forged = forged.flatten(), forged.erase(pointer), forged = forged.unflatten();
+    else
+      forged[Json::json_pointer(pointer)] = value;
+    std::string block = token_file_format::user_block_of(forged.dump(), "forged.h5");
+    std::ofstream(folder / "forged.h5", std::ios::binary) << block << good.substr(block.size());
+    try {
+      const TokenFile file(folder / "forged.h5");
+      std::vector<std::int32_t> tokens(static_cast<std::size_t>(file.info().tokens));
+      file.read(0, tokens);
+      file.boundaries(0, file.info().tokens);
+      file.tokenizer_json();
+      ADD_FAILURE() << "accepted " << pointer << " " << value;
+    } catch (const Error& e) {
+      EXPECT_PRED_FORMAT2(testing::IsSubstring, "forged.h5", std::string(e.what()));
+    }
+  };
+  const std::uint64_t huge = std::uint64_t{1} << 63U;
+  const Json absent(Json::value_t::discarded);
+  for (const char* key : {"/version", "/file_bytes", "/vocab_size", "/text_bytes"}) {
+    refused(key, -1);
+    refused(key, "1");
+    refused(key, absent);
+  }
+  refused("/version", 2);
+  refused("/vocab_size", huge);
+  refused("/vocab_size", 17);  // tokens lie beyond it
+  refused("/file_bytes", huge);
+  for (const std::string section : {"/tokens", "/doc_offsets", "/tokenizer"}) {
+    refused(section.c_str(), 7);
+    refused((section + "/offset").c_str(), huge);
+    refused((section + "/offset").c_str(), good.size());
+    refused((section + "/count").c_str(), huge);
+    refused((section + "/count").c_str(), ~std::uint64_t{0} / 4);  // overflows times the element size
+    refused((section + "/element").c_str(), 0);
+    refused((section + "/element").c_str(), 3);
+    refused((section + "/xxh3").c_str(), Json::array());
+    refused((section + "/xxh3").c_str(), Json::array({1}));
+    refused((section + "/xxh3").c_str(), Json::array({"00"}));
+  }
+  refused("/doc_offsets/count", 0);
+  refused("/tokenizer_sha256", 5);
+  refused("/end_of_text", "x");
+  refused("/end_of_text", 300);
+  refused("/end_of_text", -1);
 }
 
 TEST(TokenFile, AnUnfinishedFileLeavesNothing) {

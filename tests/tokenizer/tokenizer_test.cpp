@@ -105,12 +105,78 @@ TEST(Malformed, IsRefusedByName) {
   refused(changed("/model/dropout", 0.1), "dropout");
   refused(changed("/padding", {{"strategy", "x"}}), "padding");
   refused(changed("/surprise", 1), "surprise");
+  refused(changed("/model/vocab/a", (std::uint64_t{1} << 31U) - 1), "2147483647");  // would need 64 GiB
+  refused(changed("/model/vocab/a", 1.5), "1.5");
+  refused(changed("/model/vocab/a", nullptr), "null");
+  refused(changed("/model/vocab", Json::array()), "vocab");
+  refused(changed("/model/merges", "a b"), "merges");
+  refused(changed("/model/merges/0", Json::array({"a"})), "merge 0");
+  refused(changed("/model/merges/0", Json::array({"a", "a", "a"})), "merge 0");
+  refused(changed("/model/merges/0", Json::array({"a", ""})), "merge 0");
+  refused(changed("/model/merges/0", 7), "merge 0");
+  refused(changed("/model/byte_fallback", true), "byte_fallback");
+  refused(changed("/model/unk_token", "<unk>"), "unk_token");
+  refused(changed("/model/ignore_merges", "yes"), "ignore_merges");
+  refused(changed("/model/continuing_subword_prefix", "##"), "continuing_subword_prefix");
+  refused(changed("/model/surprise", 1), "surprise");
+  refused(changed("/model", "BPE"), "model");
+  refused(changed("/normalizer", "NFC"), "normalizer");
+  refused(changed("/normalizer", {{"type", "Sequence"}}), "normalizers");
+  refused(changed("/normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "Lowercase"}}}}}),
+          "Lowercase");
+  refused(changed("/pre_tokenizer", nullptr), "ByteLevel");
+  refused(changed("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", 3}}), "the pre-tokenizer is 3");
+  refused(changed("/pre_tokenizer/pretokenizers/0/pattern", {{"String", " "}}), "Regex");
+  refused(changed("/pre_tokenizer/pretokenizers/0/invert", true), "invert");
+  refused(changed("/pre_tokenizer/pretokenizers/0/pattern/Regex", "[a-z&&[^b]]"), "&&");
+  refused(changed("/pre_tokenizer/pretokenizers/1/add_prefix_space", true), "add_prefix_space");
+  refused(changed("/decoder", nullptr), "decoder");
+  refused(changed("/decoder", {{"type", "ByteFallback"}}), "ByteFallback");
+  refused(changed("/added_tokens", {{"id", 1}}), "added_tokens");
+  refused(changed("/added_tokens/0", "x"), "added token");
+  refused(changed("/added_tokens/0/id", -1), "-1");
+  refused(changed("/added_tokens/0/id", 70), "<|end_of_text|>");  // another token's id in the vocabulary
+  refused(changed("/added_tokens/1", good["added_tokens"][0]), "two added tokens");
+  refused(changed("/added_tokens/0/lstrip", 1), "lstrip");
+  Json two_lines = good;
+  two_lines["model"]["vocab"]["a\nb"] = -7;
+  refused(two_lines, "-7");
   Json no_byte = good;
   no_byte["model"]["vocab"].erase("a");
   refused(no_byte, "byte 97");
   const std::string text = good.dump();
   for (std::size_t size = 0; size < text.size(); size += text.size() / 50)
     EXPECT_THROW(Tokenizer::from_json_text(text.substr(0, size), "cut"), Error);
+}
+
+// What the JSON itself must not do, and texts that make a pattern explode or a merge meet itself.
+TEST(Malformed, JsonIsRefusedWithItsPlace) {
+  const std::string good = trained(1);
+  for (const std::string& text :
+       {std::string(1000, '['), R"({"model": {"type": "BPE", "type": "BPE"}})" + std::string(),
+        R"({"model": "\ud800"})" + std::string(), good + "x", "\xff" + good, std::string("null"),
+        std::string("[]"), std::string("{\"model\": \"a\0\"}", 14)})
+    EXPECT_THROW(Tokenizer::from_json_text(text, "t.json"), Error) << text.substr(0, 60);
+}
+
+TEST(Malformed, APatternThatExplodesGivesUp) {
+  Json file = Json::parse(trained(1));
+  file[Json::json_pointer("/pre_tokenizer/pretokenizers/0/pattern/Regex")] = "(a+)+$";
+  const Tokenizer tokenizer = Tokenizer::from_json_text(file.dump(), "t.json");
+  EXPECT_THROW(tokenizer.encode(std::string(40, 'a') + "b", false), Error);
+}
+
+TEST(Malformed, MergesThatFormACycleEnd) {
+  // a + a -> aa, aa + a -> aaa, a + aa -> aaa: the order of ranks decides, and encoding ends.
+  Json file = Json::parse(trained(1));
+  Json& vocabulary = file["model"]["vocab"];
+  std::uint32_t next = 1000;
+  for (const char* token : {"aa", "aaa"})
+    if (!vocabulary.contains(token)) vocabulary[token] = next++;
+  file["model"]["merges"] =
+      Json::array({Json::array({"a", "a"}), Json::array({"aa", "a"}), Json::array({"a", "aa"})});
+  const Tokenizer tokenizer = Tokenizer::from_json_text(file.dump(), "t.json");
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode("aaaaaaa", false)), "aaaaaaa");
 }
 
 TEST(Utf8, RepairsMaximalParts) {
