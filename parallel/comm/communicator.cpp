@@ -1,6 +1,7 @@
 #include "parallel/comm/communicator.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "core/tensor/device.h"
@@ -76,6 +77,20 @@ void ProcessGroup::send(const Tensor& x, int to) {
 
 void ProcessGroup::recv(const Tensor& x, int from) {
   do_recv({"send", x.dtype(), x.numel()}, x.raw(), x.bytes(), from);
+}
+
+std::unique_ptr<ProcessGroup> ProcessGroup::split(int color, int key) {
+  const std::array<std::int32_t, 2> mine{color, key};
+  std::vector<std::array<std::int32_t, 2>> all(static_cast<std::size_t>(size_));
+  do_all_gather({"split", DType::i32, 2}, all.data(), mine.data(), sizeof mine);
+  std::vector<int> members;
+  for (int r = 0; r < size_; ++r)
+    if (all[static_cast<std::size_t>(r)][0] == color) members.push_back(r);
+  std::stable_sort(members.begin(), members.end(), [&](int a, int b) {
+    return all[static_cast<std::size_t>(a)][1] < all[static_cast<std::size_t>(b)][1];
+  });
+  const auto place = std::find(members.begin(), members.end(), rank_);
+  return do_split(color, members, static_cast<int>(place - members.begin()));
 }
 
 std::int64_t ProcessGroup::sum(std::int64_t value) {

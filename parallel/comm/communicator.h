@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,10 @@ class ProcessGroup {
   void send(const Tensor& x, int to);
   void recv(const Tensor& x, int from);
 
+  // The group of the ranks that give the same `color`, in order of (`key`, rank here). Collective over this
+  // group; the new one may outlive it and sends its own bytes.
+  std::unique_ptr<ProcessGroup> split(int color, int key);
+
   // Small host values.
   std::int64_t sum(std::int64_t value);
   std::int64_t maximum(std::int64_t value);
@@ -77,6 +82,8 @@ class ProcessGroup {
   virtual void do_barrier() = 0;
   virtual void do_send(const Call& call, const void* data, std::size_t bytes, int to) = 0;
   virtual void do_recv(const Call& call, void* data, std::size_t bytes, int from) = 0;
+  // `members`: ranks of this group that give `color`, ordered; this rank is members[rank].
+  virtual std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) = 0;
 
  private:
   void count(const char* collective, std::size_t bytes) { bytes_sent_[collective] += bytes; }

@@ -3,7 +3,10 @@
 #include <condition_variable>
 #include <cstring>
 #include <exception>
+#include <map>
+#include <memory>
 #include <mutex>
+#include <numeric>
 #include <optional>
 #include <thread>
 
@@ -12,11 +15,58 @@
 namespace tessera {
 namespace {
 
-// What the ranks share. A collective is: publish, meet, read the others, meet again.
+// What all groups of a process share: one lock, and the first failure of any rank.
+class Hub {
+ public:
+  std::mutex mutex;
+  std::condition_variable changed;
+
+  // Under the lock.
+  bool failed() const { return failed_; }
+  void throw_if_failed() const {
+    if (failed_) throw PeerFailed(fmt::format("rank {} failed", cause_rank_));
+  }
+
+  void note_failure(int rank, std::exception_ptr cause) {
+    const std::lock_guard lock(mutex);
+    if (!failed_) {
+      failed_ = true;
+      cause_ = std::move(cause);
+      cause_rank_ = rank;
+    }
+    changed.notify_all();
+  }
+
+  void rethrow(int ranks) const {
+    if (!failed_) return;
+    try {
+      std::rethrow_exception(cause_);
+    } catch (const Error& e) {
+      throw Error(ranks > 1 ? fmt::format("rank {}: {}", cause_rank_, e.what()) : e.what(), e.code());
+    } catch (const std::exception& e) {
+      throw Error(fmt::format("rank {}: {}", cause_rank_, e.what()));
+    }
+  }
+
+ private:
+  bool failed_ = false;
+  int cause_rank_ = 0;
+  std::exception_ptr cause_;
+};
+
+// What the ranks of a group share. A collective is: publish, meet, read the others, meet again.
 class World {
  public:
-  explicit World(int size)
-      : size_(size), posts_(static_cast<std::size_t>(size)), mail_(static_cast<std::size_t>(size * size)) {}
+  World(Hub& hub, std::vector<int> members)
+      : hub_(hub),
+        members_(std::move(members)),
+        posts_(members_.size()),
+        mail_(members_.size() * members_.size()) {}
+
+  int size() const { return static_cast<int>(members_.size()); }
+  Hub& hub() const { return hub_; }
+  // Rank of the whole job that is rank `r` here.
+  int member(int r) const { return members_[static_cast<std::size_t>(r)]; }
 
   struct Post {
     std::string call;
@@ -27,60 +77,49 @@ class World {
   const Post& post(int rank) const { return posts_[static_cast<std::size_t>(rank)]; }
 
   void meet() {
-    std::unique_lock lock(mutex_);
-    throw_if_failed();
+    std::unique_lock lock(hub_.mutex);
+    hub_.throw_if_failed();
     const std::uint64_t round = round_;
-    if (++arrived_ == size_) {
+    if (++arrived_ == size()) {
       arrived_ = 0;
       ++round_;
-      changed_.notify_all();
+      hub_.changed.notify_all();
       return;
     }
-    changed_.wait(lock, [&] { return round_ != round || failed_; });
-    if (round_ == round) throw_if_failed();
+    hub_.changed.wait(lock, [&] { return round_ != round || hub_.failed(); });
+    if (round_ == round) hub_.throw_if_failed();
   }
 
   void put(int from, int to, std::string call, const void* data, std::size_t bytes) {
     const auto* first = static_cast<const std::byte*>(data);
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock(hub_.mutex);
     auto& box = box_of(from, to);
-    changed_.wait(lock, [&] { return !box || failed_; });
-    throw_if_failed();
+    hub_.changed.wait(lock, [&] { return !box || hub_.failed(); });
+    hub_.throw_if_failed();
     box = {std::move(call), {first, first + bytes}};
-    changed_.notify_all();
+    hub_.changed.notify_all();
   }
 
   void take(int from, int to, const std::string& call, void* data, std::size_t bytes) {
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock(hub_.mutex);
     auto& box = box_of(from, to);
-    changed_.wait(lock, [&] { return box || failed_; });
-    throw_if_failed();
+    hub_.changed.wait(lock, [&] { return box || hub_.failed(); });
+    hub_.throw_if_failed();
     if (box->call != call)
-      fail("ranks disagree: rank {} sends a {}, rank {} receives a {}", from, box->call, to, call);
+      fail("ranks disagree: rank {} sends a {}, rank {} receives a {}", member(from), box->call, member(to),
+           call);
     std::memcpy(data, box->bytes.data(), bytes);
     box.reset();
-    changed_.notify_all();
+    hub_.changed.notify_all();
   }
 
-  void note_failure(int rank, std::exception_ptr cause) {
-    const std::lock_guard lock(mutex_);
-    if (!failed_) {
-      failed_ = true;
-      cause_ = std::move(cause);
-      cause_rank_ = rank;
-    }
-    changed_.notify_all();
-  }
-
-  void rethrow() const {
-    if (!failed_) return;
-    try {
-      std::rethrow_exception(cause_);
-    } catch (const Error& e) {
-      throw Error(size_ > 1 ? fmt::format("rank {}: {}", cause_rank_, e.what()) : e.what(), e.code());
-    } catch (const std::exception& e) {
-      throw Error(fmt::format("rank {}: {}", cause_rank_, e.what()));
-    }
+  // The world of the ranks that gave `color` in the group's n-th split, made by whoever comes first.
+  std::shared_ptr<World> child(std::uint64_t n, int color, std::vector<int> members) {
+    const std::lock_guard lock(hub_.mutex);
+    std::weak_ptr<World>& place = children_[{n, color}];
+    std::shared_ptr<World> world = place.lock();
+    if (!world) place = world = std::make_shared<World>(hub_, std::move(members));
+    return world;
   }
 
  private:
@@ -89,28 +128,22 @@ class World {
     std::vector<std::byte> bytes;
   };
   std::optional<Letter>& box_of(int from, int to) {
-    return mail_[static_cast<std::size_t>(from) * static_cast<std::size_t>(size_) +
-                 static_cast<std::size_t>(to)];
-  }
-  void throw_if_failed() const {
-    if (failed_) throw PeerFailed(fmt::format("rank {} failed", cause_rank_));
+    return mail_[static_cast<std::size_t>(from) * members_.size() + static_cast<std::size_t>(to)];
   }
 
-  int size_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  Hub& hub_;
+  std::vector<int> members_;
   std::uint64_t round_ = 0;
   int arrived_ = 0;
-  bool failed_ = false;
-  int cause_rank_ = 0;
-  std::exception_ptr cause_;
   std::vector<Post> posts_;  // each written by its rank before a meeting, read by others after it
   std::vector<std::optional<Letter>> mail_;
+  std::map<std::pair<std::uint64_t, int>, std::weak_ptr<World>> children_;
 };
 
 class LocalGroup : public ProcessGroup {
  public:
-  LocalGroup(World& world, int rank, int size) : ProcessGroup(rank, size), world_(world) {}
+  LocalGroup(std::shared_ptr<World> world, int rank)
+      : ProcessGroup(rank, world->size()), world_(std::move(world)) {}
   const char* kind() const override { return "threads"; }
   int ranks_on_node() const override { return size(); }
 
@@ -131,51 +164,60 @@ class LocalGroup : public ProcessGroup {
       if (r == root && r != rank()) copy(data, 0, theirs, bytes);
     });
   }
-  void do_barrier() override { world_.meet(); }
+  void do_barrier() override { world_->meet(); }
   void do_send(const Call& call, const void* data, std::size_t bytes, int to) override {
-    world_.put(rank(), to, call.text(), data, bytes);
+    world_->put(rank(), to, call.text(), data, bytes);
   }
   void do_recv(const Call& call, void* data, std::size_t bytes, int from) override {
-    world_.take(from, rank(), call.text(), data, bytes);
+    world_->take(from, rank(), call.text(), data, bytes);
+  }
+  std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) override {
+    std::vector<int> global;
+    for (const int member : members) global.push_back(world_->member(member));
+    return std::make_unique<LocalGroup>(world_->child(splits_++, color, std::move(global)), rank);
   }
 
  private:
   template <class Read>
   void exchange(const Call& call, const void* in, Read read) {
-    world_.publish(rank(), {call.text(), in});
-    world_.meet();
+    world_->publish(rank(), {call.text(), in});
+    world_->meet();
     for (int r = 0; r < size(); ++r)
-      if (world_.post(r).call != world_.post(0).call)
-        fail("ranks disagree: rank 0 calls {}, rank {} calls {}", world_.post(0).call, r,
-             world_.post(r).call);
-    for (int r = 0; r < size(); ++r) read(r, static_cast<const std::byte*>(world_.post(r).in));
-    world_.meet();
+      if (world_->post(r).call != world_->post(0).call)
+        fail("ranks disagree: rank {} calls {}, rank {} calls {}", world_->member(0), world_->post(0).call,
+             world_->member(r), world_->post(r).call);
+    for (int r = 0; r < size(); ++r) read(r, static_cast<const std::byte*>(world_->post(r).in));
+    world_->meet();
   }
   static void copy(void* out, std::size_t offset, const std::byte* from, std::size_t bytes) {
     std::byte* to = static_cast<std::byte*>(out) + offset;
     if (to != from) std::memcpy(to, from, bytes);
   }
-  World& world_;
+  std::shared_ptr<World> world_;
+  std::uint64_t splits_ = 0;
 };
 
 }  // namespace
 
 void run_local_ranks(int ranks, const std::function<void(ProcessGroup&)>& rank_main) {
-  World world(ranks);
+  Hub hub;
+  std::vector<int> everyone(static_cast<std::size_t>(ranks));
+  std::iota(everyone.begin(), everyone.end(), 0);
+  const auto world = std::make_shared<World>(hub, everyone);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < ranks; ++rank)
     threads.emplace_back([&, rank] {
       const log::RankScope scope(rank, ranks);
-      LocalGroup group(world, rank, ranks);
+      LocalGroup group(world, rank);
       try {
         rank_main(group);
       } catch (const PeerFailed&) {  // the peer's own report is the cause
       } catch (...) {
-        world.note_failure(rank, std::current_exception());
+        hub.note_failure(rank, std::current_exception());
       }
     });
   for (std::thread& thread : threads) thread.join();
-  world.rethrow();
+  hub.rethrow(ranks);
 }
 
 }  // namespace tessera

@@ -55,6 +55,9 @@ class MpiGroup : public ProcessGroup {
     MPI_Comm_size(node, &on_node_);
     MPI_Comm_free(&node);
   }
+  ~MpiGroup() override {
+    if (comm_ != MPI_COMM_WORLD) MPI_Comm_free(&comm_);
+  }
   const char* kind() const override { return "mpi"; }
   int ranks_on_node() const override { return on_node_; }
 
@@ -97,6 +100,11 @@ class MpiGroup : public ProcessGroup {
     MPI_Request request = MPI_REQUEST_NULL;
     check(MPI_Irecv(data, 1, unit.type(), from, 0, comm_, &request), call.collective);
     wait(request, call);
+  }
+  std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) override {
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split(comm_, color, rank, &part), "Comm_split");
+    return std::make_unique<MpiGroup>(part, rank, static_cast<int>(members.size()));
   }
 
  private:

@@ -94,11 +94,31 @@ inline void check_bytes(ProcessGroup& ranks, Device& device) {
   EXPECT_EQ(sent("all_gather"), n == 1 ? 0 : 128 * (n - 1));
 }
 
+// Parts of a group are groups: by parity, turned round, and of one rank each.
+inline void check_splits(ProcessGroup& ranks, Device& device) {
+  const int n = ranks.size();
+  const auto parity = ranks.split(ranks.rank() % 2, ranks.rank());
+  EXPECT_EQ(parity->rank(), ranks.rank() / 2);
+  EXPECT_EQ(parity->size(), (n + (ranks.rank() % 2 == 0 ? 1 : 0)) / 2);
+  EXPECT_EQ(parity->sum(ranks.rank()),
+            ranks.rank() % 2 == 0 ? (n - 1) / 2 * ((n - 1) / 2 + 1) : n / 2 * (n / 2));
+  check_sums(*parity, device);
+  check_moves(*parity, device);
+  const auto turned = ranks.split(0, -ranks.rank());
+  EXPECT_EQ(turned->rank(), n - 1 - ranks.rank());
+  const auto numbers = turned->all_gather(static_cast<double>(ranks.rank()));
+  for (int r = 0; r < n; ++r) EXPECT_EQ(numbers[static_cast<std::size_t>(r)], n - 1 - r);
+  const auto alone = parity->split(ranks.rank(), 0);  // a part of a part
+  EXPECT_EQ(alone->size(), 1);
+  EXPECT_EQ(alone->sum(5), 5);
+}
+
 inline void check_communicator(ProcessGroup& ranks) {
   const auto device = make_device(DeviceKind::cpu);
   check_sums(ranks, *device);
   check_moves(ranks, *device);
   check_bytes(ranks, *device);
+  check_splits(ranks, *device);
 }
 
 }  // namespace tessera
