@@ -42,9 +42,8 @@ std::vector<LogicalTensor> logical_tensors(const ModelSpec& spec) {
   std::vector<LogicalTensor> result;
   for (const Parameter* parameter : model.parameters())
     for (const Segment& segment : parameter->segments()) {
-      const Shape shape = parameter->segment_shape(segment);
       LogicalTensor tensor{segment.name, {}};
-      for (int i = 0; i < shape.rank(); ++i) tensor.shape.push_back(shape[i]);
+      for (int i = 0; i < segment.global.rank(); ++i) tensor.shape.push_back(segment.global[i]);
       result.push_back(std::move(tensor));
     }
   return result;

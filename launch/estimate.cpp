@@ -29,8 +29,8 @@ std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, 
 double measure_flops(Device& device, DType compute, std::int64_t hidden_size) {
   const std::int64_t rows = 512;
   const NoGrad no_grad;
-  Parameter weight("probe", {hidden_size, hidden_size}, {{"probe", 0, hidden_size, 1}},
-                   {Initializer::Kind::constant, 0.0F}, false, compute, device);
+  Parameter weight(plain_parameter("probe", {hidden_size, hidden_size}, {Initializer::Kind::constant, 0.0F}),
+                   compute, device);
   weight.initialize(0);
   const Tensor x = Tensor::zeros({rows, hidden_size}, compute, device);
   linear(x, weight, nullptr);  // warms up

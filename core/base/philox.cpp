@@ -36,20 +36,25 @@ float uniform(Key key, std::uint64_t index) {
   return static_cast<float>(philox(key.value, index, 0)[0] >> 8) * 0x1p-24F;
 }
 
+void fill_normal(std::span<float> out, Key key, float standard_deviation, std::uint64_t first) {
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const std::uint64_t index = first + i;
+    const auto bits = philox(key.value, index / 2, 1);
+    // (0, 1]: the logarithm stays finite.
+    const double u = (static_cast<double>(bits[0]) + 1.0) * 0x1p-32;
+    const double angle = 2.0 * std::numbers::pi * static_cast<double>(bits[1]) * 0x1p-32;
+    const double radius = std::sqrt(-2.0 * std::log(u));
+    const double z = radius * (index % 2 == 0 ? std::cos(angle) : std::sin(angle));
+    out[i] = standard_deviation * static_cast<float>(z);
+  }
+}
+
 void fill_normal(std::span<float> out, Key key, float standard_deviation, ThreadPool& threads,
                  std::uint64_t first) {
   threads.parallel_blocks(
       static_cast<std::int64_t>(out.size()), 1 << 14, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          const std::uint64_t index = first + static_cast<std::uint64_t>(i);
-          const auto bits = philox(key.value, index / 2, 1);
-          // (0, 1]: the logarithm stays finite.
-          const double u = (static_cast<double>(bits[0]) + 1.0) * 0x1p-32;
-          const double angle = 2.0 * std::numbers::pi * static_cast<double>(bits[1]) * 0x1p-32;
-          const double radius = std::sqrt(-2.0 * std::log(u));
-          const double z = radius * (index % 2 == 0 ? std::cos(angle) : std::sin(angle));
-          out[static_cast<std::size_t>(i)] = standard_deviation * static_cast<float>(z);
-        }
+        fill_normal(out.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)), key,
+                    standard_deviation, first + static_cast<std::uint64_t>(begin));
       });
 }
 

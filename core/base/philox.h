@@ -28,5 +28,7 @@ float uniform(Key key, std::uint64_t index);
 // counter).
 void fill_normal(std::span<float> out, Key key, float standard_deviation, ThreadPool& threads,
                  std::uint64_t first = 0);
+// The same on the calling thread alone.
+void fill_normal(std::span<float> out, Key key, float standard_deviation, std::uint64_t first);
 
 }  // namespace tessera

@@ -15,41 +15,30 @@
 namespace tessera {
 namespace {
 
-// A matrix [sum of rows, columns] whose logical tensors are `parts`: (name, rows, unit).
-struct Part {
-  const char* name;
-  std::int64_t rows;
-  std::int64_t unit;
-};
-
-std::unique_ptr<Parameter> fused(const std::string& module, const char* storage, const char* suffix,
-                                 std::initializer_list<Part> parts, std::int64_t columns,
-                                 Initializer initializer, const BuildContext& build) {
-  std::vector<Segment> segments;
-  std::int64_t rows = 0;
-  for (const Part& part : parts) {
-    segments.push_back({module + "." + part.name + suffix, rows, part.rows, part.unit});
-    rows += part.rows;
-  }
-  const Shape shape = columns == 0 ? Shape{rows} : Shape{rows, columns};
-  return std::make_unique<Parameter>(module + "." + storage + suffix, shape, std::move(segments), initializer,
-                                     columns != 0, build.compute, build.device);
+ShardContext weights(const std::string& module, const BuildContext& build) {
+  return {module,
+          {Initializer::Kind::normal, static_cast<float>(build.init_std)},
+          Layout::Ranks::dense,
+          build.place.tensor};
 }
 
-Initializer normal(const BuildContext& build) {
-  return {Initializer::Kind::normal, static_cast<float>(build.init_std)};
+std::vector<Part> qkv_parts(const AttentionSpec& spec) {
+  return {{"q", spec.heads * spec.head_dim, spec.head_dim},
+          {"k", spec.kv_heads * spec.head_dim, spec.head_dim},
+          {"v", spec.kv_heads * spec.head_dim, spec.head_dim}};
 }
-constexpr Initializer zero{Initializer::Kind::constant, 0.0F};
+
+ShardContext constants(const std::string& module, float value, const BuildContext& build) {
+  return {module, {Initializer::Kind::constant, value}, Layout::Ranks::dense, build.place.tensor};
+}
 
 }  // namespace
 
 Norm::Norm(std::string name, const NormSpec& spec, std::int64_t width, const BuildContext& build)
     : Module(std::move(name)),
       eps_(spec.eps),
-      weight_(add_parameter(std::make_unique<Parameter>(
-          Module::name() + ".weight", Shape{width},
-          std::vector<Segment>{{Module::name() + ".weight", 0, width, 1}},
-          Initializer{Initializer::Kind::constant, 1.0F}, false, build.compute, build.device))) {}
+      weight_(add_parameter(uncut(constants(Module::name(), 1, build), "weight", "", width), build.compute,
+                            build.device)) {}
 
 Tensor Norm::forward(const Tensor& x) {
   const Scope scope(*this);
@@ -59,23 +48,23 @@ Tensor Norm::forward(const Tensor& x) {
 Attention::Attention(const std::string& name, const AttentionSpec& spec, const BuildContext& build)
     : Body(name),
       spec_(spec),
-      qkv_(add_parameter(fused(name, "qkv", ".weight",
-                               {{"q", spec.heads * spec.head_dim, spec.head_dim},
-                                {"k", spec.kv_heads * spec.head_dim, spec.head_dim},
-                                {"v", spec.kv_heads * spec.head_dim, spec.head_dim}},
-                               build.hidden_size, normal(build), build))),
-      qkv_bias_(spec.qkv_bias ? &add_parameter(fused(name, "qkv", ".bias",
-                                                     {{"q", spec.heads * spec.head_dim, spec.head_dim},
-                                                      {"k", spec.kv_heads * spec.head_dim, spec.head_dim},
-                                                      {"v", spec.kv_heads * spec.head_dim, spec.head_dim}},
-                                                     0, zero, build))
-                              : nullptr),
-      output_(add_parameter(fused(name, "o", ".weight", {{"o", build.hidden_size, 1}},
-                                  spec.heads * spec.head_dim, normal(build), build))),
-      output_bias_(spec.output_bias ? &add_parameter(fused(name, "o", ".bias", {{"o", build.hidden_size, 1}},
-                                                           0, zero, build))
-                                    : nullptr),
+      mixer_(attention),
+      qkv_(add_parameter(cut_rows(weights(name, build), "qkv", ".weight", qkv_parts(spec), build.hidden_size),
+                         build.compute, build.device)),
+      qkv_bias_(spec.qkv_bias
+                    ? &add_parameter(cut_rows(constants(name, 0, build), "qkv", ".bias", qkv_parts(spec), 0),
+                                     build.compute, build.device)
+                    : nullptr),
+      output_(add_parameter(cut_columns(weights(name, build), "o", ".weight", build.hidden_size,
+                                        spec.heads * spec.head_dim, spec.head_dim),
+                            build.compute, build.device)),
+      output_bias_(spec.output_bias
+                       ? &add_parameter(uncut(constants(name, 0, build), "o", ".bias", build.hidden_size),
+                                        build.compute, build.device)
+                       : nullptr),
       rope_table_(rope_table(spec.rope, build.positions, build.device)) {
+  spec_.heads = qkv_.segments()[0].rows / spec.head_dim;
+  spec_.kv_heads = qkv_.segments()[1].rows / spec.head_dim;
   if (!spec.qk_norm) return;
   q_norm_ = std::make_unique<Norm>(name + ".q_norm", *spec.qk_norm, spec.head_dim, build);
   k_norm_ = std::make_unique<Norm>(name + ".k_norm", *spec.qk_norm, spec.head_dim, build);
@@ -85,10 +74,15 @@ Attention::Attention(const std::string& name, const AttentionSpec& spec, const B
 
 Tensor Attention::mix(const Tensor& qkv, const ForwardContext& context) {
   const std::int64_t dh = spec_.head_dim;
+  const std::int64_t batch = context.positions.size(0);
+  const std::int64_t length = context.positions.size(1);
   const std::vector<Tensor> parts = split(qkv, {spec_.heads * dh, spec_.kv_heads * dh, spec_.kv_heads * dh});
-  Tensor q = parts[0].split_last(spec_.heads);           // [B, S, nh, dh]
-  Tensor k = parts[1].split_last(spec_.kv_heads);        // [B, S, nkv, dh]
-  const Tensor v = parts[2].split_last(spec_.kv_heads);  // [B, S, nkv, dh]
+  const auto heads = [&](const Tensor& part, std::int64_t count) {
+    return part.split_first(batch, length).split_last(count);  // [B, S, count, dh]
+  };
+  Tensor q = heads(parts[0], spec_.heads);
+  Tensor k = heads(parts[1], spec_.kv_heads);
+  const Tensor v = heads(parts[2], spec_.kv_heads);
   if (q_norm_) {
     q = q_norm_->forward(q);
     k = k_norm_->forward(k);
@@ -96,37 +90,40 @@ Tensor Attention::mix(const Tensor& qkv, const ForwardContext& context) {
   q = rope(q, rope_table_, context.positions);
   k = rope(k, rope_table_, context.positions);
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dh)));
-  return attention(q, k, v, context.doc_start, scale, spec_.window);  // [B, S, nh dh]
+  const Tensor mixed = mixer_(q, k, v, context.doc_start, scale, spec_.window);  // [B, S, nh dh]
+  return mixed.view({batch * length, spec_.heads * dh});
 }
 
 Tensor Attention::forward(const Tensor& x, const ForwardContext& context) {
   const Scope scope(*this);
-  const Tensor qkv = linear(x, qkv_, qkv_bias_);  // [B, S, (nh + 2 nkv) dh]
+  const Tensor qkv = linear(input(x), qkv_, qkv_bias_);  // [T, (nh + 2 nkv) dh]
   const Tensor mixed = context.recompute == Recompute::selective
                            ? checkpoint([this, context](const Tensor& t) { return mix(t, context); }, qkv)
                            : mix(qkv, context);
-  return linear(mixed, output_, output_bias_);  // [B, S, H]
+  return add_bias(output(linear(mixed, output_, nullptr)), output_bias_);  // [T, H]
 }
 
 Ffn::Ffn(const std::string& name, const FfnSpec& spec, const BuildContext& build)
     : Body(name),
-      gate_up_(
-          add_parameter(fused(name, "gate_up", ".weight", {{"gate", spec.width, 1}, {"up", spec.width, 1}},
-                              build.hidden_size, normal(build), build))),
-      gate_up_bias_(
-          spec.bias ? &add_parameter(fused(name, "gate_up", ".bias",
-                                           {{"gate", spec.width, 1}, {"up", spec.width, 1}}, 0, zero, build))
-                    : nullptr),
-      down_(add_parameter(fused(name, "down", ".weight", {{"down", build.hidden_size, 1}}, spec.width,
-                                normal(build), build))),
-      down_bias_(spec.bias ? &add_parameter(fused(name, "down", ".bias", {{"down", build.hidden_size, 1}}, 0,
-                                                  zero, build))
-                           : nullptr) {}
+      gate_up_(add_parameter(cut_rows(weights(name, build), "gate_up", ".weight",
+                                      {{"gate", spec.width}, {"up", spec.width}}, build.hidden_size),
+                             build.compute, build.device)),
+      gate_up_bias_(spec.bias ? &add_parameter(cut_rows(constants(name, 0, build), "gate_up", ".bias",
+                                                        {{"gate", spec.width}, {"up", spec.width}}, 0),
+                                               build.compute, build.device)
+                              : nullptr),
+      down_(add_parameter(
+          cut_columns(weights(name, build), "down", ".weight", build.hidden_size, spec.width, 1),
+          build.compute, build.device)),
+      down_bias_(spec.bias
+                     ? &add_parameter(uncut(constants(name, 0, build), "down", ".bias", build.hidden_size),
+                                      build.compute, build.device)
+                     : nullptr) {}
 
 Tensor Ffn::forward(const Tensor& x, const ForwardContext&) {
   const Scope scope(*this);
-  const Tensor gate_up = linear(x, gate_up_, gate_up_bias_);  // [B, S, 2 I]
-  return linear(swiglu(gate_up), down_, down_bias_);          // [B, S, H]
+  const Tensor gate_up = linear(input(x), gate_up_, gate_up_bias_);              // [T, 2 I]
+  return add_bias(output(linear(swiglu(gate_up), down_, nullptr)), down_bias_);  // [T, H]
 }
 
 Cell::Cell(const std::string& layer, const CellSpec& spec, const BuildContext& build) : Module(layer) {

@@ -1,13 +1,16 @@
 // The blocks that models are made of: norm, attention, FFN, the residual cell and the layer.
 //
-// Each is built from its spec (core/nn/spec.h) and reads sizes from its tensors. In shapes, B is sequences, S
-// positions, H the hidden size. Rank's thread only.
+// Each is built from its spec (core/nn/spec.h), for its rank's place, and reads sizes from its tensors. In
+// shapes, B is sequences, S positions of each, H the hidden size, T tokens: B · S, or this rank's share of
+// them between blocks. Heads and widths are those held here. Rank's thread only.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
 #include "core/nn/module.h"
+#include "core/nn/shards.h"
 #include "core/nn/spec.h"
 
 namespace tessera {
@@ -15,7 +18,7 @@ namespace tessera {
 // What every block of one forward pass sees. Handles; cheap to copy into recomputation closures.
 struct ForwardContext {
   Tensor positions;  // I32 [B, S]
-  Tensor doc_start;  // I32 [B, S], index in the row of the first token of its document; undefined: no
+  Tensor doc_start;  // I32 [B, S], index in the whole row of the first token of its document; undefined: no
                      // document mask
   Recompute recompute = Recompute::none;
 };
@@ -27,6 +30,7 @@ struct BuildContext {
   double init_std;
   std::int64_t hidden_size;
   std::int64_t positions;  // rope tables reach this far
+  ModelPlace place;
 };
 
 class Norm : public Module {
@@ -43,18 +47,25 @@ class Norm : public Module {
 class Body : public Module {
  public:
   using Module::Module;
-  virtual Tensor forward(const Tensor& x, const ForwardContext& context) = 0;  // [B, S, H] to [B, S, H]
+  virtual Tensor forward(const Tensor& x, const ForwardContext& context) = 0;  // [T, H] to [T, H]
 };
+
+// q [B, S, nh, dh], k and v [B, S, nkv, dh], doc_start, scale, window, as the op `attention` takes them; to
+// [B, S, nh · dh]. Where a sequence is spread over ranks, another one takes its place.
+using SequenceMixer = std::function<Tensor(const Tensor& q, const Tensor& k, const Tensor& v,
+                                           const Tensor& doc_start, float scale, std::int64_t window)>;
 
 class Attention : public Body {
  public:
   Attention(const std::string& name, const AttentionSpec& spec, const BuildContext& build);
   Tensor forward(const Tensor& x, const ForwardContext& context) override;
+  void set_mixer(SequenceMixer mixer) { mixer_ = std::move(mixer); }
 
  private:
-  Tensor mix(const Tensor& qkv, const ForwardContext& context);  // [B, S, (nh + 2 nkv) dh] to [B, S, nh dh]
+  Tensor mix(const Tensor& qkv, const ForwardContext& context);  // [T, (nh + 2 nkv) dh] to [T, nh dh]
 
   AttentionSpec spec_;
+  SequenceMixer mixer_;
   Parameter& qkv_;          // [(nh + 2 nkv) dh, H]
   Parameter* qkv_bias_;     // [(nh + 2 nkv) dh] or null
   Parameter& output_;       // [H, nh dh]
@@ -89,7 +100,7 @@ class Cell : public Module {
 class Layer : public Module {
  public:
   Layer(const std::string& name, const LayerSpec& spec, const BuildContext& build);
-  Tensor forward(const Tensor& x, const ForwardContext& context);  // [B, S, H]
+  Tensor forward(const Tensor& x, const ForwardContext& context);  // [T, H]
 
  private:
   std::vector<std::unique_ptr<Cell>> cells_;

@@ -8,67 +8,99 @@
 namespace tessera {
 namespace {
 
-std::unique_ptr<Parameter> vocabulary_matrix(const char* name, const ModelSpec& spec,
-                                             const BuildContext& build) {
-  return std::make_unique<Parameter>(
-      name, Shape{spec.vocab_size, spec.hidden_size}, std::vector<Segment>{{name, 0, spec.vocab_size, 1}},
-      Initializer{Initializer::Kind::normal, static_cast<float>(spec.init_std)}, true, build.compute,
-      build.device);
+ParameterSpec vocabulary_matrix(const char* name, const ModelSpec& spec, const BuildContext& build) {
+  const Initializer normal{Initializer::Kind::normal, static_cast<float>(spec.init_std)};
+  return cut_rows({name, normal, Layout::Ranks::dense, build.place.tensor}, "weight", "",
+                  {{"weight", spec.vocab_size}}, spec.hidden_size);
 }
 
 }  // namespace
 
+ModelPart whole_model(const ModelSpec& spec) {
+  return {0, static_cast<std::int64_t>(spec.layers.size()), true, true, {}};
+}
+
+Embedding::Embedding(const ModelSpec& spec, const BuildContext& build)
+    : Module("embedding"),
+      weight_(add_parameter(vocabulary_matrix("embedding", spec, build), build.compute, build.device)) {}
+
+Tensor Embedding::forward(const Tensor& tokens) {
+  const Scope scope(*this);
+  return output(tessera::embedding(tokens, weight_, weight_.segments()[0].first_row));
+}
+
+Head::Head(const ModelSpec& spec, const BuildContext& build, Parameter* tied_to)
+    : Module("head"),
+      norm_(std::make_unique<Norm>("final_norm", spec.final_norm, spec.hidden_size, build)),
+      loss_(linear_cross_entropy) {
+  add_child(*norm_);
+  ParameterSpec matrix = vocabulary_matrix(spec.tied ? "embedding" : "head", spec, build);
+  matrix.copy = spec.tied;
+  if (tied_to == nullptr) {
+    weight_ = &add_parameter(std::move(matrix), build.compute, build.device);
+    return;
+  }
+  shared_ = std::make_unique<Parameter>(std::move(matrix), build.compute, build.device);
+  shared_->share(*tied_to);
+  weight_ = shared_.get();
+}
+
+Tensor Head::loss(const Tensor& x, const Tensor& targets, const Tensor& inverse_count) {
+  const Scope scope(*this);
+  return loss_(input(norm_->forward(x)), *weight_, targets, inverse_count);
+}
+
+Tensor Head::logits(const Tensor& x) {
+  const Scope scope(*this);
+  return linear_fp32_logits(norm_->forward(x), *weight_);
+}
+
 Model::Model(const ModelSpec& spec, Device& device, const ModelOptions& options)
-    : Module("model"), spec_(spec), device_(device), options_(options) {
-  const BuildContext build{device, options.compute, spec.init_std, spec.hidden_size, options.positions};
-  embedding_ = &add_parameter(vocabulary_matrix("embedding.weight", spec, build));
-  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
-    layers_.push_back(std::make_unique<Layer>("layers." + std::to_string(i), spec.layers[i], build));
+    : Model(spec, device, options, whole_model(spec)) {}
+
+Model::Model(const ModelSpec& spec, Device& device, const ModelOptions& options, const ModelPart& part)
+    : Module("model"), spec_(spec), device_(device), options_(options), part_(part) {
+  const BuildContext build{device,           options.compute,   spec.init_std,
+                           spec.hidden_size, options.positions, part.place};
+  if (part.embedding) {
+    embedding_ = std::make_unique<Embedding>(spec, build);
+    add_child(*embedding_);
+  }
+  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) {
+    layers_.push_back(std::make_unique<Layer>("layers." + std::to_string(i),
+                                              spec.layers[static_cast<std::size_t>(i)], build));
     add_child(*layers_.back());
   }
-  final_norm_ = std::make_unique<Norm>("final_norm", spec.final_norm, spec.hidden_size, build);
-  add_child(*final_norm_);
-  head_ = spec.tied ? embedding_ : &add_parameter(vocabulary_matrix("head.weight", spec, build));
+  if (!part.head) return;
+  head_ = std::make_unique<Head>(spec, build, spec.tied && embedding_ ? &embedding_->weight() : nullptr);
+  add_child(*head_);
 }
 
 void Model::initialize(std::uint64_t seed) {
   for (Parameter* parameter : parameters()) parameter->initialize(seed);
 }
 
-ForwardContext Model::context(const Batch& batch) const {
-  return {batch.positions, batch.doc_start, options_.recompute};
-}
-
-Tensor Model::embed(const Tensor& tokens) {
-  const Scope scope(*this);
-  return embedding(tokens, *embedding_);
-}
-
-Tensor Model::run_layers(Tensor x, const Batch& batch) {
-  const ForwardContext shared = context(batch);
+Tensor Model::hidden(const Tensor& x, const Batch& batch) {
+  const ForwardContext shared{batch.positions, batch.doc_start, options_.recompute};
+  Tensor y = embedding_ ? embedding_->forward(batch.tokens) : x;
   for (const auto& layer : layers_) {
     Layer* one = layer.get();
-    x = options_.recompute == Recompute::full
-            ? checkpoint([one, shared](const Tensor& t) { return one->forward(t, shared); }, x)
-            : one->forward(x, shared);
+    y = options_.recompute == Recompute::full
+            ? checkpoint([one, shared](const Tensor& t) { return one->forward(t, shared); }, y)
+            : one->forward(y, shared);
   }
-  return x;
-}
-
-Tensor Model::head_loss(const Tensor& x, const Tensor& targets, const Tensor& inverse_count) {
-  const std::int64_t tokens = x.size(0) * x.size(1);
-  const Tensor normed = final_norm_->forward(x);  // [B, S, H]
-  return linear_cross_entropy(normed.view({tokens, x.size(2)}), *head_, targets.view({tokens}),
-                              inverse_count);
+  return y;
 }
 
 Tensor Model::loss(const Batch& batch, const Tensor& inverse_count) {
-  return head_loss(run_layers(embed(batch.tokens), batch), batch.targets, inverse_count);
+  const Tensor targets = batch.targets.view({batch.targets.numel()});
+  return head_->loss(hidden({}, batch), targets, inverse_count);
 }
 
 Tensor Model::logits(const Batch& batch) {
   const NoGrad no_grad;
-  return linear_fp32_logits(final_norm_->forward(run_layers(embed(batch.tokens), batch)), *head_);
+  return head_->logits(hidden({}, batch))
+      .view({batch.tokens.size(0), batch.tokens.size(1), spec_.vocab_size});
 }
 
 Tensor plain_positions(std::int64_t sequences, std::int64_t length, Device& device) {

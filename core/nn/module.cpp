@@ -12,8 +12,17 @@ std::vector<Parameter*> Module::parameters() const {
   return all;
 }
 
-Parameter& Module::add_parameter(std::unique_ptr<Parameter> parameter) {
-  own_.push_back(std::move(parameter));
+std::vector<Module*> Module::modules() {
+  std::vector<Module*> all{this};
+  for (Module* child : children_) {
+    const std::vector<Module*> theirs = child->modules();
+    all.insert(all.end(), theirs.begin(), theirs.end());
+  }
+  return all;
+}
+
+Parameter& Module::add_parameter(ParameterSpec spec, DType compute, Device& device) {
+  own_.push_back(std::make_unique<Parameter>(std::move(spec), compute, device));
   return *own_.back();
 }
 

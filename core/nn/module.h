@@ -1,8 +1,8 @@
 // A named tree of parameters and children, with hooks by which parallelism enters.
 //
 // A Module owns its parameters; children are members of the concrete block and outlive nothing else. Hooks
-// run when a block's forward begins and ends, in recomputation too; they are identity unless `parallel`
-// installs some. Rank's thread only.
+// run when a block's forward begins and ends, in recomputation too; reshards change what a block is given and
+// gives back. Both are identity unless `parallel` installs some. Rank's thread only.
 #pragma once
 
 #include <functional>
@@ -24,10 +24,20 @@ class Module {
   const std::string& name() const { return name_; }
   // This module's own parameters, then its children's, in order of construction.
   std::vector<Parameter*> parameters() const;
+  // This module and all below it, each before its children.
+  std::vector<Module*> modules();
 
   using Hook = std::function<void(Module&)>;
   void on_enter(Hook hook) { enter_.push_back(std::move(hook)); }
   void on_leave(Hook hook) { leave_.push_back(std::move(hook)); }
+
+  // Activations [tokens, width] on their way in, and on their way out: a block that is cut over ranks is
+  // given all tokens, and its partial sums are added up.
+  using Reshard = std::function<Tensor(const Tensor&)>;
+  void reshard(Reshard input, Reshard output) {
+    input_ = std::move(input);
+    output_ = std::move(output);
+  }
 
   // A forward pass through a module holds one of these.
   class Scope {
@@ -46,14 +56,17 @@ class Module {
   };
 
  protected:
-  Parameter& add_parameter(std::unique_ptr<Parameter> parameter);
+  Parameter& add_parameter(ParameterSpec spec, DType compute, Device& device);
   void add_child(Module& child) { children_.push_back(&child); }
+  Tensor input(const Tensor& x) const { return input_ ? input_(x) : x; }
+  Tensor output(const Tensor& y) const { return output_ ? output_(y) : y; }
 
  private:
   std::string name_;
   std::vector<std::unique_ptr<Parameter>> own_;
   std::vector<Module*> children_;
   std::vector<Hook> enter_, leave_;
+  Reshard input_, output_;
 };
 
 }  // namespace tessera

@@ -15,7 +15,8 @@ Kernel<AttentionBackward>& attention_backward_kernel() {
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& doc_start, float scale,
                  std::int64_t window) {
-  assert(q.rank() == 4 && k.shape() == v.shape() && q.size(2) % k.size(2) == 0 && q.size(3) == k.size(3));
+  assert(q.rank() == 4 && k.shape() == v.shape() && k.size(1) >= q.size(1) && q.size(2) % k.size(2) == 0 &&
+         q.size(3) == k.size(3));
   const AttentionInputs in{q.detach(), k.detach(), v.detach(), doc_start, scale, window};
   Device& device = q.device();
   Tensor out = Tensor::empty(q.shape(), q.dtype(), device);

@@ -1,8 +1,8 @@
 // Causal softmax attention with grouped KV heads, document masks and sliding windows, computed in blocks: no
 // kernel holds a seq × seq matrix.
 //
-// Position i of a row sees key j if max(doc_start[i], i − window + 1) ≤ j ≤ i. Query head h reads KV head
-// ⌊h · nkv / nh⌋. Softmax in fp32.
+// Queries are the last Sq of Sk positions: query i stands at p = Sk − Sq + i and sees key j if
+// max(doc_start[i], p − window + 1) ≤ j ≤ p. Query head h reads KV head ⌊h · nkv / nh⌋. Softmax in fp32.
 #pragma once
 
 #include "core/tensor/kernel.h"
@@ -10,18 +10,18 @@
 namespace tessera {
 
 struct AttentionInputs {
-  Tensor q;          // [B, S, nh, dh]; last dimension contiguous, others with any stride; f32 or bf16
-  Tensor k;          // [B, S, nkv, dh]
-  Tensor v;          // [B, S, nkv, dh]
-  Tensor doc_start;  // i32 [B, S] or undefined
+  Tensor q;          // [B, Sq, nh, dh]; last dimension contiguous, others with any stride; f32 or bf16
+  Tensor k;          // [B, Sk, nkv, dh], Sk ≥ Sq
+  Tensor v;          // [B, Sk, nkv, dh]
+  Tensor doc_start;  // i32 [B, Sq], index of a key, or undefined; rows of any stride
   float scale = 1;
   std::int64_t window = 0;  // 0: none
 };
 
 struct AttentionForward {
   AttentionInputs in;
-  Tensor out;  // contiguous [B, S, nh, dh]
-  Tensor lse;  // f32 [B, nh, S]: log Σ exp of the scaled scores, for backward
+  Tensor out;  // contiguous [B, Sq, nh, dh]
+  Tensor lse;  // f32 [B, nh, Sq]: log Σ exp of the scaled scores, for backward
 };
 Kernel<AttentionForward>& attention_forward_kernel();
 
@@ -33,7 +33,7 @@ struct AttentionBackward {
 };
 Kernel<AttentionBackward>& attention_backward_kernel();
 
-// To [B, S, nh · dh].
+// To [B, Sq, nh · dh].
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& doc_start, float scale,
                  std::int64_t window = 0);
 

@@ -61,6 +61,23 @@ Tensor linear(const Tensor& x, Parameter& weight, Parameter* bias) {
   return y;
 }
 
+Tensor add_bias(const Tensor& x, Parameter* bias) {
+  if (bias == nullptr) return x;
+  add_bias_kernel()({rows_of(x), bias->view(ViewKind::compute)}, x.device());
+  Tensor y = x.detach();
+  if (!needs_record(std::span(&x, 1), true)) return y;
+  Tensor* outputs[] = {&y};
+  record("add_bias", std::span(&x, 1), outputs,
+         [bias](std::span<const Tensor> gradients, const BackwardContext& context) {
+           context.weight_task([bias, g = rows_of(gradients[0])] {
+             const auto sink = bias->gradient_sink();
+             sum_rows_kernel()({g, sink.tensor, sink.accumulate}, g.device());
+           });
+           return std::vector<Tensor>{gradients[0].detach()};
+         });
+  return y;
+}
+
 Tensor linear_fp32_logits(const Tensor& x, Parameter& weight) {
   Tensor y = Tensor::empty(with_last(x.shape(), weight.shape()[0]), DType::f32, x.device());
   matmul_kernel()({rows_of(x), weight.view(ViewKind::compute), rows_of(y), false, true, false}, x.device());

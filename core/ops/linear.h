@@ -32,7 +32,10 @@ Kernel<SumRowsArgs>& sum_rows_kernel();
 // x [.., in] contiguous, weight [out, in], bias [out] or null, all read in the compute dtype; to [.., out].
 Tensor linear(const Tensor& x, Parameter& weight, Parameter* bias);
 
-// The same without bias, giving F32 [.., out]; never recorded.
+// x + b over the last dimension, into x's own bytes, which nobody else may hold; x itself if `bias` is null.
+Tensor add_bias(const Tensor& x, Parameter* bias);
+
+// y = x Wᵀ, giving F32 [.., out]; never recorded.
 Tensor linear_fp32_logits(const Tensor& x, Parameter& weight);
 
 }  // namespace tessera

@@ -2,6 +2,7 @@
 
 #include "core/autograd/tape.h"
 #include "core/ops/rows.h"
+#include "core/tensor/elementwise.h"
 
 namespace tessera {
 
@@ -22,15 +23,23 @@ Tensor rms_norm(const Tensor& x, Parameter& weight, float eps) {
   rms_norm_forward_kernel()({x3, weight.view(ViewKind::compute), as_rows(y), inverse, eps}, x.device());
   if (!needs_record(std::span(&x, 1), true)) return y;
   Tensor* outputs[] = {&y};
-  record("rms_norm", std::span(&x, 1), outputs,
-         [x3, inverse, shape = x.shape(), &weight](std::span<const Tensor> g, const BackwardContext&) {
-           Tensor dx = Tensor::empty(shape, x3.dtype(), x3.device());
-           const auto sink = weight.gradient_sink();
-           rms_norm_backward_kernel()({x3, weight.view(ViewKind::compute), inverse, as_rows(g[0]),
-                                       as_rows(dx), sink.tensor, sink.accumulate},
-                                      x3.device());
-           return std::vector<Tensor>{dx};
-         });
+  record(
+      "rms_norm", std::span(&x, 1), outputs,
+      [x3, inverse, shape = x.shape(), &weight](std::span<const Tensor> g, const BackwardContext& context) {
+        Tensor dx = Tensor::empty(shape, x3.dtype(), x3.device());
+        const Tensor dweight = Tensor::empty(weight.shape(), DType::f32, x3.device());
+        rms_norm_backward_kernel()(
+            {x3, weight.view(ViewKind::compute), inverse, as_rows(g[0]), as_rows(dx), dweight, false},
+            x3.device());
+        context.weight_task([&weight, dweight] {
+          const auto sink = weight.gradient_sink();
+          if (sink.accumulate)
+            add_into(sink.tensor, dweight);
+          else
+            Tensor(sink.tensor).copy_from(dweight);
+        });
+        return std::vector<Tensor>{dx};
+      });
   return y;
 }
 

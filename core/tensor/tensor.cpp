@@ -80,6 +80,21 @@ Tensor Tensor::narrow(int dim, std::int64_t begin, std::int64_t length) const {
   return tensor;
 }
 
+Tensor Tensor::split_first(std::int64_t outer, std::int64_t inner) const {
+  assert(size(0) == outer * inner && rank() < Shape::max_rank);
+  Tensor tensor = *this;
+  std::array<std::int64_t, Shape::max_rank> dims{outer, inner};
+  std::array<std::int64_t, Shape::max_rank> strides{inner * stride(0), stride(0)};
+  for (int i = 1; i < rank(); ++i) {
+    dims[static_cast<std::size_t>(i + 1)] = shape_[i];
+    strides[static_cast<std::size_t>(i + 1)] = strides_[i];
+  }
+  const auto rank_now = static_cast<std::size_t>(rank() + 1);
+  tensor.shape_ = Shape(std::span(dims.data(), rank_now));
+  tensor.strides_ = Shape(std::span(strides.data(), rank_now));
+  return tensor;
+}
+
 Tensor Tensor::split_last(std::int64_t groups) const {
   assert(size(-1) % groups == 0 && stride(-1) == 1 && rank() < Shape::max_rank);
   Tensor tensor = *this;

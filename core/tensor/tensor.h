@@ -104,6 +104,8 @@ class Tensor {
   Tensor narrow(int dim, std::int64_t begin, std::int64_t length) const;  // keeps strides
   // A view of a contiguous last dimension as [.., groups, size / groups], strides kept.
   Tensor split_last(std::int64_t groups) const;
+  // The first dimension as [outer, inner], strides kept.
+  Tensor split_first(std::int64_t outer, std::int64_t inner) const;
   // All dimensions but the last `keep` as one; each of those must be contiguous over the next.
   Tensor collapse_leading(int keep) const;
   Tensor detach() const;  // the same bytes, off the tape

@@ -18,10 +18,11 @@ namespace {
 constexpr std::int64_t block = 128;
 
 struct Sizes {
-  std::int64_t batch, length, heads, kv_heads, dh, group;
+  std::int64_t batch, queries, length, heads, kv_heads, dh, group;
   explicit Sizes(const AttentionInputs& in)
       : batch(in.q.size(0)),
-        length(in.q.size(1)),
+        queries(in.q.size(1)),
+        length(in.k.size(1)),
         heads(in.q.size(2)),
         kv_heads(in.k.size(2)),
         dh(in.q.size(3)),
@@ -50,28 +51,34 @@ void scatter(const float* values, const Tensor& x, std::int64_t b, std::int64_t 
   }
 }
 
-// The first key that position i of row b sees.
+// Where query i stands among the keys.
+std::int64_t position(const AttentionInputs& in, std::int64_t i) {
+  return in.k.size(1) - in.q.size(1) + i;
+}
+
+// The first key that query i of row b sees.
 std::int64_t first_key(const AttentionInputs& in, std::int64_t b, std::int64_t i) {
-  std::int64_t first = in.window > 0 ? std::max<std::int64_t>(0, i - in.window + 1) : 0;
+  std::int64_t first = in.window > 0 ? std::max<std::int64_t>(0, position(in, i) - in.window + 1) : 0;
   if (in.doc_start.defined())
-    first = std::max<std::int64_t>(first, in.doc_start.data<std::int32_t>()[b * in.q.size(1) + i]);
+    first = std::max<std::int64_t>(
+        first, in.doc_start.data<std::int32_t>()[b * in.doc_start.stride(0) + i * in.doc_start.stride(1)]);
   return first;
 }
 
 std::int64_t first_key_of_block(const AttentionInputs& in, std::int64_t b, std::int64_t begin,
                                 std::int64_t count) {
-  std::int64_t first = begin;
+  std::int64_t first = position(in, begin);
   for (std::int64_t i = 0; i < count; ++i) first = std::min(first, first_key(in, b, begin + i));
   return first;
 }
 
-// Keys [k0, k0 + keys) that row i sees, as [from, to) within the block.
+// Keys [k0, k0 + keys) that query i sees, as [from, to) within the block.
 struct Visible {
   std::int64_t from, to;
 };
 Visible visible(const AttentionInputs& in, std::int64_t b, std::int64_t i, std::int64_t k0,
                 std::int64_t keys) {
-  const std::int64_t to = std::clamp<std::int64_t>(i + 1 - k0, 0, keys);
+  const std::int64_t to = std::clamp<std::int64_t>(position(in, i) + 1 - k0, 0, keys);
   return {std::clamp<std::int64_t>(first_key(in, b, i) - k0, 0, to), to};
 }
 
@@ -116,21 +123,21 @@ void softmax_block(const AttentionInputs& in, std::int64_t b, std::int64_t q0, s
 template <class T>
 void forward_head(const AttentionForward& args, const Sizes& n, std::int64_t b, std::int64_t head,
                   const ForwardScratch& s) {
-  for (std::int64_t q0 = 0; q0 < n.length; q0 += block) {
-    const std::int64_t rows = std::min(block, n.length - q0);
+  for (std::int64_t q0 = 0; q0 < n.queries; q0 += block) {
+    const std::int64_t rows = std::min(block, n.queries - q0);
     gather<T>(args.in.q, b, head, q0, rows, args.in.scale, s.q);
     std::fill_n(s.out, rows * n.dh, 0.0F);
     std::fill_n(s.top, rows, -INFINITY);
     std::fill_n(s.total, rows, 0.0F);
     const std::int64_t first = first_key_of_block(args.in, b, q0, rows) / block * block;
-    for (std::int64_t k0 = first; k0 < q0 + rows; k0 += block) {
+    for (std::int64_t k0 = first; k0 < position(args.in, q0 + rows); k0 += block) {
       const std::int64_t keys = std::min(block, n.length - k0);
       cpu::gemm_tile(false, true, rows, keys, n.dh, 1, s.q, n.dh, s.k + k0 * n.dh, n.dh, 0, s.scores, keys);
       softmax_block(args.in, b, q0, rows, k0, keys, s, n.dh);
       cpu::gemm_tile(false, false, rows, n.dh, keys, 1, s.scores, keys, s.v + k0 * n.dh, n.dh, 1, s.out,
                      n.dh);
     }
-    float* lse = args.lse.data<float>() + (b * n.heads + head) * n.length + q0;
+    float* lse = args.lse.data<float>() + (b * n.heads + head) * n.queries + q0;
     for (std::int64_t i = 0; i < rows; ++i) {
       lse[i] = s.top[i] + std::log(s.total[i]);
       const float inverse = 1.0F / s.total[i];
@@ -183,9 +190,9 @@ struct BackwardScratch {
 template <class T>
 void backward_head(const AttentionBackward& args, const Sizes& n, std::int64_t b, std::int64_t head,
                    const BackwardScratch& s) {
-  for (std::int64_t q0 = 0; q0 < n.length; q0 += block) {
-    const std::int64_t rows = std::min(block, n.length - q0);
-    const float* lse = args.lse.data<float>() + (b * n.heads + head) * n.length + q0;
+  for (std::int64_t q0 = 0; q0 < n.queries; q0 += block) {
+    const std::int64_t rows = std::min(block, n.queries - q0);
+    const float* lse = args.lse.data<float>() + (b * n.heads + head) * n.queries + q0;
     gather<T>(args.out, b, head, q0, rows, 1, s.dq);
     gather<T>(args.dout, b, head, q0, rows, 1, s.dout);
     for (std::int64_t i = 0; i < rows; ++i)
@@ -194,7 +201,7 @@ void backward_head(const AttentionBackward& args, const Sizes& n, std::int64_t b
     gather<T>(args.in.q, b, head, q0, rows, args.in.scale, s.q);
     std::fill_n(s.dq, rows * n.dh, 0.0F);
     const std::int64_t first = first_key_of_block(args.in, b, q0, rows) / block * block;
-    for (std::int64_t k0 = first; k0 < q0 + rows; k0 += block) {
+    for (std::int64_t k0 = first; k0 < position(args.in, q0 + rows); k0 += block) {
       const std::int64_t keys = std::min(block, n.length - k0);
       float* k = s.k + k0 * n.dh;
       cpu::gemm_tile(false, true, rows, keys, n.dh, 1, s.q, n.dh, k, n.dh, 0, s.p, keys);

@@ -16,9 +16,12 @@ void run_forward(const EmbeddingForward& args, Workspace) {
   args.out.device().threads().parallel_blocks(
       args.tokens.numel(), 64, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
-          assert(ids[i] >= 0 && ids[i] < args.weight.size(0));
-          std::memcpy(out + static_cast<std::size_t>(i) * bytes,
-                      weight + static_cast<std::size_t>(ids[i]) * bytes, bytes);
+          const std::int64_t row = ids[i] - args.first;
+          std::byte* to = out + static_cast<std::size_t>(i) * bytes;
+          if (row < 0 || row >= args.weight.size(0))
+            std::memset(to, 0, bytes);
+          else
+            std::memcpy(to, weight + static_cast<std::size_t>(row) * bytes, bytes);
         }
       });
 }
@@ -38,8 +41,9 @@ void run_backward(const EmbeddingBackward& args, Workspace) {
       if (!args.accumulate)
         std::fill_n(args.dweight.data<float>() + first * hidden, (last - first) * hidden, 0.0F);
       for (std::int64_t i = 0; i < args.tokens.numel(); ++i) {
-        if (ids[i] < first || ids[i] >= last) continue;
-        float* row = args.dweight.data<float>() + ids[i] * hidden;
+        const std::int64_t id = ids[i] - args.first;
+        if (id < first || id >= last) continue;
+        float* row = args.dweight.data<float>() + id * hidden;
         for (std::int64_t j = 0; j < hidden; ++j) row[j] += cpu::load(dout[i * hidden + j]);
       }
     });

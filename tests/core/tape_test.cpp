@@ -38,9 +38,8 @@ struct Network {
     down = make("down", {width, width});
   }
   std::unique_ptr<Parameter> make(const std::string& name, const Shape& shape) const {
-    auto p =
-        std::make_unique<Parameter>(name, shape, std::vector<Segment>{{name, 0, shape[0], 1}},
-                                    Initializer{Initializer::Kind::normal, 0.5F}, true, DType::f32, *device);
+    auto p = std::make_unique<Parameter>(plain_parameter(name, shape, {Initializer::Kind::normal, 0.5F}),
+                                         DType::f32, *device);
     p->initialize(5);
     p->bind_gradient(Tensor::empty(shape, DType::f32, *device));
     return p;

@@ -1,3 +1,4 @@
+#include "core/ops/add.h"
 #include "core/ops/linear.h"
 #include "tests/kernels/op_case.h"
 
@@ -40,6 +41,25 @@ OpCase linear_case(const std::string& name, std::int64_t sequences, std::int64_t
   return test;
 }
 
+OpCase add_bias_case() {
+  return {.name = "add_bias",
+          .inputs = {{"x", {3, 43, 17}}},
+          .parameters = {{"bias", {17}}},
+          .op =
+              [](Inputs x, Weights w) {
+                // The op works in place, and the case's input is not its to change.
+                const Tensor zero = Tensor::zeros(x[0].shape(), x[0].dtype(), x[0].device());
+                return Tensors{add_bias(add(x[0], zero), w[0])};
+              },
+          .reference =
+              [](Values v) {
+                Array y = v[0];
+                for (std::size_t i = 0; i < y.size(); ++i) y[i] += v[1][i % 17];
+                return Arrays{y};
+              },
+          .terms = 129};
+}
+
 OpCase logits_case() {
   return {.name = "linear_fp32_logits",
           .inputs = {{"x", {2, 9, 37}}},
@@ -59,6 +79,7 @@ std::vector<OpCase> matmul_cases() {
           linear_case("linear_one_row", 1, 1, 7, 3, true, 64),
           linear_case("linear_many_tiles", 2, 263, 19, 1037, true, 6),
           linear_case("linear_deep", 1, 1031, 1033, 3, false, 12),
+          add_bias_case(),
           logits_case()};
 }
 

@@ -81,33 +81,36 @@ struct AttentionShape {
   std::size_t batch, length, heads, kv_heads, dh;
   std::int64_t window = 0;
   bool documents = false;
+  std::size_t before = 0;  // keys before the first query's own
+  std::size_t keys() const { return before + length; }
 };
 
 Array attention_reference(const AttentionShape& n, const std::vector<std::int32_t>& starts, double scale,
                           Values v) {
   Array out(n.batch * n.length * n.heads * n.dh, 0.0);
-  Array scores(n.length);
+  Array scores(n.keys());
   for (std::size_t b = 0; b < n.batch; ++b)
     for (std::size_t h = 0; h < n.heads; ++h)
       for (std::size_t i = 0; i < n.length; ++i) {
         const std::size_t kv = h * n.kv_heads / n.heads;
         const double* q = &v[0][((b * n.length + i) * n.heads + h) * n.dh];
         auto first = n.documents ? static_cast<std::int64_t>(starts[b * n.length + i]) : 0;
-        if (n.window > 0) first = std::max(first, static_cast<std::int64_t>(i) - n.window + 1);
+        const std::size_t last = n.before + i;
+        if (n.window > 0) first = std::max(first, static_cast<std::int64_t>(last) - n.window + 1);
         double top = -std::numeric_limits<double>::infinity();
-        for (auto j = static_cast<std::size_t>(first); j <= i; ++j) {
-          const double* k = &v[1][((b * n.length + j) * n.kv_heads + kv) * n.dh];
+        for (auto j = static_cast<std::size_t>(first); j <= last; ++j) {
+          const double* k = &v[1][((b * n.keys() + j) * n.kv_heads + kv) * n.dh];
           scores[j] = 0;
           for (std::size_t d = 0; d < n.dh; ++d) scores[j] += scale * q[d] * k[d];
           top = std::max(top, scores[j]);
         }
         double total = 0;
-        for (auto j = static_cast<std::size_t>(first); j <= i; ++j)
+        for (auto j = static_cast<std::size_t>(first); j <= last; ++j)
           total += scores[j] = std::exp(scores[j] - top);
         double* o = &out[((b * n.length + i) * n.heads + h) * n.dh];
-        for (auto j = static_cast<std::size_t>(first); j <= i; ++j)
+        for (auto j = static_cast<std::size_t>(first); j <= last; ++j)
           for (std::size_t d = 0; d < n.dh; ++d)
-            o[d] += scores[j] / total * v[2][((b * n.length + j) * n.kv_heads + kv) * n.dh + d];
+            o[d] += scores[j] / total * v[2][((b * n.keys() + j) * n.kv_heads + kv) * n.dh + d];
       }
   return out;
 }
@@ -119,12 +122,12 @@ OpCase attention_case(const std::string& name, const AttentionShape& n, int samp
     std::int32_t start = 0;
     for (std::size_t i = 0; i < n.length; ++i) {
       if (i % (11 + 6 * b) == 7 || i == n.length - 1) start = static_cast<std::int32_t>(i);
-      starts.push_back(start);
+      starts.push_back(start == 0 ? 0 : start + static_cast<std::int32_t>(n.before));
     }
   }
   const auto dim = [](std::size_t size) { return static_cast<std::int64_t>(size); };
   const Shape q{dim(n.batch), dim(n.length), dim(n.heads), dim(n.dh)};
-  const Shape kv{dim(n.batch), dim(n.length), dim(n.kv_heads), dim(n.dh)};
+  const Shape kv{dim(n.batch), dim(n.keys()), dim(n.kv_heads), dim(n.dh)};
   const float scale = 0.3F;
   return {.name = name,
           .inputs = {{.name = "q", .shape = q, .scale = 1.5},
@@ -140,7 +143,7 @@ OpCase attention_case(const std::string& name, const AttentionShape& n, int samp
               },
           .reference =
               [=](Values v) { return Arrays{attention_reference(n, starts, static_cast<double>(scale), v)}; },
-          .terms = static_cast<double>(n.length * n.heads) / static_cast<double>(n.kv_heads),
+          .terms = static_cast<double>(n.keys() * n.heads) / static_cast<double>(n.kv_heads),
           .samples = samples};
 }
 
@@ -162,6 +165,8 @@ std::vector<OpCase> sequence_cases() {
           one_token_case(),
           attention_case("attention_documents", {2, 45, 3, 3, 5, 0, true}, 32),
           attention_case("attention_window", {1, 41, 4, 1, 8, 9, true}, 32),
+          attention_case("attention_last_queries", {2, 21, 4, 2, 6, 0, true, 25}, 32),
+          attention_case("attention_last_queries_window", {1, 17, 2, 1, 6, 9, false, 140}, 16),
           attention_case("attention_blocks", {1, 291, 2, 1, 7}, 6),
           attention_case("attention_blocks_window", {1, 275, 2, 2, 5, 140, false}, 6),
           attention_case("attention_blocks_documents", {2, 263, 2, 1, 5, 0, true}, 6)};

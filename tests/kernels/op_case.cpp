@@ -99,9 +99,7 @@ Results run(const OpCase& test, DType dtype, Device& device, const Values* value
   std::vector<Tensor> tensors;
   for (const CaseInput& input : test.inputs) tensors.push_back(make(input, dtype, device));
   for (const CaseInput& p : test.parameters) {
-    owned.push_back(std::make_unique<Parameter>(p.name, p.shape,
-                                                std::vector<Segment>{{p.name, 0, p.shape[0], 1}},
-                                                Initializer{}, true, dtype, device));
+    owned.push_back(std::make_unique<Parameter>(plain_parameter(p.name, p.shape), dtype, device));
     owned.back()->bind_gradient(Tensor::empty(p.shape, DType::f32, device));
     parameters.push_back(owned.back().get());
   }

@@ -61,7 +61,7 @@ TEST(ReduceGroups, CoverEveryMicrobatchOnce) {
 
 TEST(GradientNorm, ANanHasNoSign) {
   const auto device = make_device(DeviceKind::cpu, {0, 1});
-  Parameter parameter("w", {2, 3}, {{"w", 0, 2}}, {}, true, DType::f32, *device);
+  Parameter parameter(plain_parameter("w", {2, 3}), DType::f32, *device);
   const float values[6] = {1, -std::numeric_limits<float>::quiet_NaN(), 3, 4, 5, 6};
   parameter.bind_gradient(Tensor::from_host(values, {2, 3}, DType::f32, *device));
   Parameter* const parameters[] = {&parameter};
