@@ -12,24 +12,57 @@ namespace {
 
 constexpr std::int64_t sum_grain = 1 << 15;
 
-// Whole cache lines per rank, so that buffers divide evenly.
-std::int64_t padded_share(std::int64_t elements, int ranks) {
-  const std::int64_t share = (elements + ranks - 1) / ranks;
-  return (share + 15) / 16 * 16;
+// `x` flat, in `parts` equal parts.
+std::vector<Tensor> equal_parts(const Tensor& x, int parts) {
+  const Tensor flat = x.detach().view({x.numel()});
+  const std::int64_t each = x.numel() / parts;
+  std::vector<Tensor> result;
+  for (int r = 0; r < parts; ++r) result.push_back(flat.narrow(0, r * each, each));
+  return result;
+}
+
+// As even as whole cache lines allow.
+std::vector<Tensor> line_parts(const Tensor& x, int parts) {
+  const Tensor flat = x.detach().view({x.numel()});
+  const std::int64_t lines = (x.numel() + 15) / 16;
+  std::vector<Tensor> result;
+  for (int r = 0; r < parts; ++r) {
+    const std::int64_t begin = std::min(x.numel(), lines * r / parts * 16);
+    const std::int64_t end = std::min(x.numel(), lines * (r + 1) / parts * 16);
+    result.push_back(flat.narrow(0, begin, end - begin));
+  }
+  return result;
 }
 
 }  // namespace
 
 std::string ProcessGroup::Call::text() const {
+  if (elements < 0) return fmt::format("{} of {} parts", collective, tessera::name(dtype));
   return fmt::format("{} of {} {}", collective, elements, tessera::name(dtype));
 }
 
+void ProcessGroup::exchange(const Call& call, std::span<const Tensor> out, std::span<const Tensor> in) {
+  assert(out.size() == static_cast<std::size_t>(size_) && in.size() == out.size());
+  std::vector<Incoming> incoming;
+  std::vector<Outgoing> outgoing;
+  for (std::size_t r = 0; r < in.size(); ++r) {
+    assert(out[r].is_contiguous() && in[r].is_contiguous());
+    incoming.push_back({out[r].raw(), out[r].bytes()});
+    outgoing.push_back({in[r].raw(), in[r].bytes()});
+    if (r != static_cast<std::size_t>(rank_)) count(call.collective, in[r].bytes());
+  }
+  do_all_to_all(call, incoming, outgoing);
+}
+
 void ProcessGroup::reduce_scatter(const Tensor& out, const Tensor& in) {
-  assert(in.numel() == out.numel() * size_ && in.dtype() == DType::f32 && out.dtype() == DType::f32);
-  const Tensor received = Tensor::empty(in.shape(), DType::f32, in.device());
-  const std::size_t bytes = out.bytes();
-  count("reduce_scatter", in.bytes() - bytes);
-  do_all_to_all({"reduce_scatter", DType::f32, out.numel()}, received.raw(), in.raw(), bytes);
+  assert(in.numel() == out.numel() * size_);
+  reduce_scatter(out, equal_parts(in, size_));
+}
+
+void ProcessGroup::reduce_scatter(const Tensor& out, std::span<const Tensor> in) {
+  assert(in[static_cast<std::size_t>(rank_)].numel() == out.numel() && out.dtype() == DType::f32);
+  const Tensor received = Tensor::empty({size_ * out.numel()}, DType::f32, out.device());
+  exchange({"reduce_scatter", DType::f32, -1}, equal_parts(received, size_), in);
   out.device().threads().parallel_blocks(out.numel(), sum_grain, [&](std::int64_t begin, std::int64_t end) {
     std::vector<const float*> parts;
     for (int r = 0; r < size_; ++r) parts.push_back(received.data<float>() + r * out.numel() + begin);
@@ -39,13 +72,10 @@ void ProcessGroup::reduce_scatter(const Tensor& out, const Tensor& in) {
 
 void ProcessGroup::all_reduce(const Tensor& x) {
   if (size_ == 1) return;
-  const std::int64_t share = padded_share(x.numel(), size_);
-  const Tensor padded = Tensor::zeros({share * size_}, DType::f32, x.device());
-  std::memcpy(padded.raw(), x.raw(), x.bytes());
-  const Tensor mine = padded.narrow(0, rank_ * share, share);
-  reduce_scatter(mine, padded);
-  all_gather(padded, mine);
-  std::memcpy(x.raw(), padded.raw(), x.bytes());
+  const std::vector<Tensor> parts = line_parts(x, size_);
+  const Tensor& mine = parts[static_cast<std::size_t>(rank_)];
+  reduce_scatter(mine, parts);
+  all_gather(parts, mine);
 }
 
 void ProcessGroup::all_gather(const Tensor& out, const Tensor& in) {
@@ -54,11 +84,17 @@ void ProcessGroup::all_gather(const Tensor& out, const Tensor& in) {
   do_all_gather({"all_gather", in.dtype(), in.numel()}, out.raw(), in.raw(), in.bytes());
 }
 
+void ProcessGroup::all_gather(std::span<const Tensor> out, const Tensor& in) {
+  exchange({"all_gather", in.dtype(), -1}, out, std::vector<Tensor>(out.size(), in));
+}
+
 void ProcessGroup::all_to_all(const Tensor& out, const Tensor& in) {
   assert(out.numel() == in.numel() && in.numel() % size_ == 0);
-  const std::size_t each = in.bytes() / static_cast<std::size_t>(size_);
-  count("all_to_all", in.bytes() - each);
-  do_all_to_all({"all_to_all", in.dtype(), in.numel()}, out.raw(), in.raw(), each);
+  exchange({"all_to_all", in.dtype(), in.numel()}, equal_parts(out, size_), equal_parts(in, size_));
+}
+
+void ProcessGroup::all_to_all(std::span<const Tensor> out, std::span<const Tensor> in) {
+  exchange({"all_to_all", in[0].dtype(), -1}, out, in);
 }
 
 void ProcessGroup::broadcast(const Tensor& x, int root) {
@@ -70,13 +106,13 @@ void ProcessGroup::barrier() {
   do_barrier();
 }
 
-void ProcessGroup::send(const Tensor& x, int to) {
+void ProcessGroup::send(const Tensor& x, int to, int tag) {
   count("send", x.bytes());
-  do_send({"send", x.dtype(), x.numel()}, x.raw(), x.bytes(), to);
+  do_send({"send", x.dtype(), x.numel()}, x.raw(), x.bytes(), to, tag);
 }
 
-void ProcessGroup::recv(const Tensor& x, int from) {
-  do_recv({"send", x.dtype(), x.numel()}, x.raw(), x.bytes(), from);
+void ProcessGroup::recv(const Tensor& x, int from, int tag) {
+  do_recv({"send", x.dtype(), x.numel()}, x.raw(), x.bytes(), from, tag);
 }
 
 std::unique_ptr<ProcessGroup> ProcessGroup::split(int color, int key) {

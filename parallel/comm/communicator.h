@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,10 +47,19 @@ class ProcessGroup {
   void all_gather(const Tensor& out, const Tensor& in);
   // Part r of `in` goes to rank r; part r of `out` comes from rank r.
   void all_to_all(const Tensor& out, const Tensor& in);
+
+  // The same with parts of any sizes, one a rank, each known to its two ranks; empty ones move nothing.
+  // `out` of a reduce_scatter has the size of in[rank()]; `in` of an all_gather may be out[rank()] itself.
+  void reduce_scatter(const Tensor& out, std::span<const Tensor> in);
+  void all_gather(std::span<const Tensor> out, const Tensor& in);
+  void all_to_all(std::span<const Tensor> out, std::span<const Tensor> in);
+
   void broadcast(const Tensor& x, int root);
   void barrier();
-  void send(const Tensor& x, int to);
-  void recv(const Tensor& x, int from);
+  // A send does not wait for its recv, and x may be changed once it returns. Messages between two ranks are
+  // told apart by their tag (not negative); those of one tag arrive in order.
+  void send(const Tensor& x, int to, int tag = 0);
+  void recv(const Tensor& x, int from, int tag = 0);
 
   // The group of the ranks that give the same `color`, in order of (`key`, rank here). Collective over this
   // group; the new one may outlive it and sends its own bytes.
@@ -77,15 +87,26 @@ class ProcessGroup {
     std::string text() const;
   };
   virtual void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) = 0;
-  virtual void do_all_to_all(const Call& call, void* out, const void* in, std::size_t bytes_each) = 0;
+  // What goes to, or comes from, one rank.
+  struct Outgoing {
+    const void* data;
+    std::size_t bytes;
+  };
+  struct Incoming {
+    void* data;
+    std::size_t bytes;
+  };
+  virtual void do_all_to_all(const Call& call, std::span<const Incoming> out,
+                             std::span<const Outgoing> in) = 0;
   virtual void do_broadcast(const Call& call, void* data, std::size_t bytes, int root) = 0;
   virtual void do_barrier() = 0;
-  virtual void do_send(const Call& call, const void* data, std::size_t bytes, int to) = 0;
-  virtual void do_recv(const Call& call, void* data, std::size_t bytes, int from) = 0;
+  virtual void do_send(const Call& call, const void* data, std::size_t bytes, int to, int tag) = 0;
+  virtual void do_recv(const Call& call, void* data, std::size_t bytes, int from, int tag) = 0;
   // `members`: ranks of this group that give `color`, ordered; this rank is members[rank].
   virtual std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) = 0;
 
  private:
+  void exchange(const Call& call, std::span<const Tensor> out, std::span<const Tensor> in);
   void count(const char* collective, std::size_t bytes) { bytes_sent_[collective] += bytes; }
   int rank_;
   int size_;

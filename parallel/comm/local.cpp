@@ -2,13 +2,14 @@
 
 #include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
-#include <optional>
 #include <thread>
+#include <tuple>
 
 #include "core/base/log.h"
 
@@ -54,23 +55,29 @@ class Hub {
   std::exception_ptr cause_;
 };
 
+struct Buffer {
+  const void* data = nullptr;
+  std::size_t bytes = 0;
+};
+
 // What the ranks of a group share. A collective is: publish, meet, read the others, meet again.
 class World {
  public:
   World(Hub& hub, std::vector<int> members)
-      : hub_(hub),
-        members_(std::move(members)),
-        posts_(members_.size()),
-        mail_(members_.size() * members_.size()) {}
+      : hub_(hub), members_(std::move(members)), posts_(members_.size()) {}
 
   int size() const { return static_cast<int>(members_.size()); }
   Hub& hub() const { return hub_; }
   // Rank of the whole job that is rank `r` here.
   int member(int r) const { return members_[static_cast<std::size_t>(r)]; }
 
+  // What a rank shows the others: its call, and what it has for each of them, or one thing for all.
   struct Post {
     std::string call;
-    const void* in = nullptr;
+    std::vector<Buffer> for_rank;
+    const Buffer& to(int rank) const {
+      return for_rank.size() == 1 ? for_rank[0] : for_rank[static_cast<std::size_t>(rank)];
+    }
   };
 
   void publish(int rank, Post post) { posts_[static_cast<std::size_t>(rank)] = std::move(post); }
@@ -90,27 +97,26 @@ class World {
     if (round_ == round) hub_.throw_if_failed();
   }
 
-  void put(int from, int to, std::string call, const void* data, std::size_t bytes) {
-    const auto* first = static_cast<const std::byte*>(data);
-    std::unique_lock lock(hub_.mutex);
-    auto& box = box_of(from, to);
-    hub_.changed.wait(lock, [&] { return !box || hub_.failed(); });
+  void put(int from, int to, int tag, std::string call, Buffer content) {
+    const auto* first = static_cast<const std::byte*>(content.data);
+    const std::lock_guard lock(hub_.mutex);
     hub_.throw_if_failed();
-    box = {std::move(call), {first, first + bytes}};
+    mail_[{from, to, tag}].push_back({std::move(call), {first, first + content.bytes}});
     hub_.changed.notify_all();
   }
 
-  void take(int from, int to, const std::string& call, void* data, std::size_t bytes) {
+  void take(int from, int to, int tag, const std::string& call, void* data, std::size_t bytes) {
     std::unique_lock lock(hub_.mutex);
-    auto& box = box_of(from, to);
-    hub_.changed.wait(lock, [&] { return box || hub_.failed(); });
+    auto& box = mail_[{from, to, tag}];
+    hub_.changed.wait(lock, [&] { return !box.empty() || hub_.failed(); });
     hub_.throw_if_failed();
-    if (box->call != call)
-      fail("ranks disagree: rank {} sends a {}, rank {} receives a {}", member(from), box->call, member(to),
+    const Letter letter = std::move(box.front());
+    box.pop_front();
+    if (letter.call != call)
+      fail("ranks disagree: rank {} sends a {}, rank {} receives a {}", member(from), letter.call, member(to),
            call);
-    std::memcpy(data, box->bytes.data(), bytes);
-    box.reset();
-    hub_.changed.notify_all();
+    lock.unlock();
+    if (bytes > 0) std::memcpy(data, letter.bytes.data(), bytes);
   }
 
   // The world of the ranks that gave `color` in the group's n-th split, made by whoever comes first.
@@ -127,16 +133,12 @@ class World {
     std::string call;
     std::vector<std::byte> bytes;
   };
-  std::optional<Letter>& box_of(int from, int to) {
-    return mail_[static_cast<std::size_t>(from) * members_.size() + static_cast<std::size_t>(to)];
-  }
-
   Hub& hub_;
   std::vector<int> members_;
   std::uint64_t round_ = 0;
   int arrived_ = 0;
   std::vector<Post> posts_;  // each written by its rank before a meeting, read by others after it
-  std::vector<std::optional<Letter>> mail_;
+  std::map<std::tuple<int, int, int>, std::deque<Letter>> mail_;  // by sender, receiver, tag
   std::map<std::pair<std::uint64_t, int>, std::weak_ptr<World>> children_;
 };
 
@@ -149,27 +151,32 @@ class LocalGroup : public ProcessGroup {
 
  protected:
   void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) override {
-    exchange(call, in, [&](int r, const std::byte* theirs) {
-      copy(out, static_cast<std::size_t>(r) * bytes, theirs, bytes);
+    exchange(call, {{in, bytes}}, [&](int r, const Buffer& theirs) {
+      copy(static_cast<std::byte*>(out) + static_cast<std::size_t>(r) * bytes, theirs);
     });
   }
-  void do_all_to_all(const Call& call, void* out, const void* in, std::size_t bytes) override {
-    exchange(call, in, [&](int r, const std::byte* theirs) {
-      copy(out, static_cast<std::size_t>(r) * bytes, theirs + static_cast<std::size_t>(rank()) * bytes,
-           bytes);
+  void do_all_to_all(const Call& call, std::span<const Incoming> out, std::span<const Outgoing> in) override {
+    std::vector<Buffer> mine;
+    for (const Outgoing& part : in) mine.push_back({part.data, part.bytes});
+    exchange(call, std::move(mine), [&](int r, const Buffer& theirs) {
+      const Incoming& place = out[static_cast<std::size_t>(r)];
+      if (place.bytes != theirs.bytes)
+        fail("ranks disagree in {}: rank {} sends {} bytes, rank {} expects {}", call.text(),
+             world_->member(r), theirs.bytes, world_->member(rank()), place.bytes);
+      copy(place.data, theirs);
     });
   }
   void do_broadcast(const Call& call, void* data, std::size_t bytes, int root) override {
-    exchange(call, data, [&](int r, const std::byte* theirs) {
-      if (r == root && r != rank()) copy(data, 0, theirs, bytes);
+    exchange(call, {{data, bytes}}, [&](int r, const Buffer& theirs) {
+      if (r == root && r != rank()) copy(data, theirs);
     });
   }
   void do_barrier() override { world_->meet(); }
-  void do_send(const Call& call, const void* data, std::size_t bytes, int to) override {
-    world_->put(rank(), to, call.text(), data, bytes);
+  void do_send(const Call& call, const void* data, std::size_t bytes, int to, int tag) override {
+    world_->put(rank(), to, tag, call.text(), {data, bytes});
   }
-  void do_recv(const Call& call, void* data, std::size_t bytes, int from) override {
-    world_->take(from, rank(), call.text(), data, bytes);
+  void do_recv(const Call& call, void* data, std::size_t bytes, int from, int tag) override {
+    world_->take(from, rank(), tag, call.text(), data, bytes);
   }
   std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) override {
     std::vector<int> global;
@@ -179,19 +186,18 @@ class LocalGroup : public ProcessGroup {
 
  private:
   template <class Read>
-  void exchange(const Call& call, const void* in, Read read) {
-    world_->publish(rank(), {call.text(), in});
+  void exchange(const Call& call, std::vector<Buffer> mine, Read read) {
+    world_->publish(rank(), {call.text(), std::move(mine)});
     world_->meet();
     for (int r = 0; r < size(); ++r)
       if (world_->post(r).call != world_->post(0).call)
         fail("ranks disagree: rank {} calls {}, rank {} calls {}", world_->member(0), world_->post(0).call,
              world_->member(r), world_->post(r).call);
-    for (int r = 0; r < size(); ++r) read(r, static_cast<const std::byte*>(world_->post(r).in));
+    for (int r = 0; r < size(); ++r) read(r, world_->post(r).to(rank()));
     world_->meet();
   }
-  static void copy(void* out, std::size_t offset, const std::byte* from, std::size_t bytes) {
-    std::byte* to = static_cast<std::byte*>(out) + offset;
-    if (to != from) std::memcpy(to, from, bytes);
+  static void copy(void* to, const Buffer& from) {
+    if (to != from.data && from.bytes > 0) std::memcpy(to, from.data, from.bytes);
   }
   std::shared_ptr<World> world_;
   std::uint64_t splits_ = 0;

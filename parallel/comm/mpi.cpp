@@ -5,6 +5,8 @@
 #include <array>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
+#include <list>
 #include <thread>
 
 namespace tessera {
@@ -70,12 +72,28 @@ class MpiGroup : public ProcessGroup {
           call.collective);
     wait(request, call);
   }
-  void do_all_to_all(const Call& call, void* out, const void* in, std::size_t bytes) override {
+  void do_all_to_all(const Call& call, std::span<const Incoming> out, std::span<const Outgoing> in) override {
     cross_check(call);
-    const Bytes unit(bytes);
-    MPI_Request request = MPI_REQUEST_NULL;
-    check(MPI_Ialltoall(in, 1, unit.type(), out, 1, unit.type(), comm_, &request), call.collective);
-    wait(request, call);
+    std::vector<MPI_Request> requests;
+    for (int step = 1; step < size(); ++step) {
+      const int from = (rank() + size() - step) % size();
+      const Incoming& place = out[static_cast<std::size_t>(from)];
+      if (place.bytes == 0) continue;
+      check(MPI_Irecv(place.data, 1, Bytes(place.bytes).type(), from, parts_tag, comm_,
+                      &requests.emplace_back()),
+            call.collective);
+    }
+    for (int step = 1; step < size(); ++step) {
+      const int to = (rank() + step) % size();
+      const Outgoing& part = in[static_cast<std::size_t>(to)];
+      if (part.bytes == 0) continue;
+      check(MPI_Isend(part.data, 1, Bytes(part.bytes).type(), to, parts_tag, comm_, &requests.emplace_back()),
+            call.collective);
+    }
+    const auto self = static_cast<std::size_t>(rank());
+    if (out[self].bytes > 0 && out[self].data != in[self].data)
+      std::memcpy(out[self].data, in[self].data, out[self].bytes);
+    for (MPI_Request& request : requests) wait(request, call);
   }
   void do_broadcast(const Call& call, void* data, std::size_t bytes, int root) override {
     cross_check(call);
@@ -89,17 +107,21 @@ class MpiGroup : public ProcessGroup {
     check(MPI_Ibarrier(comm_, &request), "barrier");
     wait(request, {"barrier", DType::u8, 0});
   }
-  void do_send(const Call& call, const void* data, std::size_t bytes, int to) override {
+  void do_send(const Call& call, const void* data, std::size_t bytes, int to, int tag) override {
+    drop_sent();
+    const auto* first = static_cast<const std::byte*>(data);
+    Letter& letter = letters_.emplace_back();
+    letter.bytes.assign(first, first + bytes);
     const Bytes unit(bytes);
-    MPI_Request request = MPI_REQUEST_NULL;
-    check(MPI_Isend(data, 1, unit.type(), to, 0, comm_, &request), call.collective);
-    wait(request, call);
+    check(MPI_Isend(letter.bytes.data(), 1, unit.type(), to, tag + first_tag, comm_, &letter.request),
+          call.collective);
   }
-  void do_recv(const Call& call, void* data, std::size_t bytes, int from) override {
+  void do_recv(const Call& call, void* data, std::size_t bytes, int from, int tag) override {
     const Bytes unit(bytes);
     MPI_Request request = MPI_REQUEST_NULL;
-    check(MPI_Irecv(data, 1, unit.type(), from, 0, comm_, &request), call.collective);
+    check(MPI_Irecv(data, 1, unit.type(), from, tag + first_tag, comm_, &request), call.collective);
     wait(request, call);
+    drop_sent();
   }
   std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) override {
     MPI_Comm part = MPI_COMM_NULL;
@@ -108,6 +130,22 @@ class MpiGroup : public ProcessGroup {
   }
 
  private:
+  static constexpr int parts_tag = 0;
+  static constexpr int first_tag = 1;
+
+  // A copy of what is on its way.
+  struct Letter {
+    std::vector<std::byte> bytes;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+  void drop_sent() {
+    std::erase_if(letters_, [](Letter& letter) {
+      int done = 0;
+      MPI_Test(&letter.request, &done, MPI_STATUS_IGNORE);
+      return done != 0;
+    });
+  }
+
   // MPI forbids overlapping buffers; a rank's part already in its place is said so.
   const void* in_place(void* out, const void* in, std::size_t bytes) const {
     return static_cast<std::byte*>(out) + static_cast<std::size_t>(rank()) * bytes == in ? MPI_IN_PLACE : in;
@@ -145,6 +183,7 @@ class MpiGroup : public ProcessGroup {
   }
 
   MPI_Comm comm_;
+  std::list<Letter> letters_;
   bool checked_;
   int on_node_ = 1;
   double timeout_ = timeout_seconds();

@@ -59,25 +59,60 @@ inline void check_moves(ProcessGroup& ranks, Device& device) {
   ranks.broadcast(told, n - 1);
   for (int i = 0; i < 4; ++i) EXPECT_EQ(told.data<std::int32_t>()[i], (n - 1) * 1000 + i);
 
-  if (n > 1) {  // around a ring: even ranks send first
-    const Tensor mine = tagged(6, ranks.rank());
-    const Tensor theirs = Tensor::empty({6}, DType::i32, device);
+  if (n > 1) {  // around a ring, all sending first; tags may be received in another order
     const int next = (ranks.rank() + 1) % n;
     const int last = (ranks.rank() + n - 1) % n;
-    if (ranks.rank() % 2 == 0) {
-      ranks.send(mine, next);
-      ranks.recv(theirs, last);
-    } else {
-      ranks.recv(theirs, last);
-      ranks.send(mine, next);
-    }
-    EXPECT_EQ(theirs.data<std::int32_t>()[5], last * 1000 + 5);
+    const Tensor mine = tagged(6, ranks.rank());
+    ranks.send(mine, next, 3);
+    mine.data<std::int32_t>()[5] = -1;  // a send has taken its copy
+    ranks.send(tagged(2, ranks.rank()), next, 0);
+    ranks.send(tagged(4, ranks.rank()), next, 0);
+    const auto receive = [&](std::int64_t count, int tag) {
+      const Tensor theirs = Tensor::empty({count}, DType::i32, device);
+      ranks.recv(theirs, last, tag);
+      EXPECT_EQ(theirs.data<std::int32_t>()[count - 1], last * 1000 + count - 1);
+    };
+    receive(2, 0);
+    receive(6, 3);
+    receive(4, 0);
   }
   const auto texts = ranks.all_gather_text(std::string(static_cast<std::size_t>(ranks.rank()), 'x'));
   for (std::size_t r = 0; r < texts.size(); ++r) EXPECT_EQ(texts[r].size(), r);
   const auto numbers = ranks.all_gather(0.5 * ranks.rank());
   EXPECT_EQ(numbers.back(), 0.5 * (n - 1));
   ranks.barrier();
+}
+
+// Parts of sizes that differ, some of them empty: rank a sends a · b elements to rank b.
+inline void check_uneven_parts(ProcessGroup& ranks, Device& device) {
+  const std::int64_t me = ranks.rank();
+  std::vector<Tensor> in;
+  std::vector<Tensor> out;
+  for (std::int64_t r = 0; r < ranks.size(); ++r) {
+    in.push_back(Tensor::empty({me * r}, DType::i32, device));
+    out.push_back(Tensor::empty({me * r}, DType::i32, device));
+    for (std::int64_t i = 0; i < me * r; ++i)
+      in.back().data<std::int32_t>()[i] = static_cast<std::int32_t>(me * 1000 + r);
+  }
+  ranks.all_to_all(out, in);
+  for (std::int64_t r = 0; r < ranks.size(); ++r)
+    for (std::int64_t i = 0; i < me * r; ++i)
+      EXPECT_EQ(out[static_cast<std::size_t>(r)].data<std::int32_t>()[i], r * 1000 + me);
+
+  std::vector<Tensor> shares;  // rank r's share of a sum has r elements
+  std::vector<Tensor> whole;
+  for (std::int64_t r = 0; r < ranks.size(); ++r) {
+    shares.push_back(Tensor::empty({r}, DType::f32, device));
+    whole.push_back(Tensor::empty({r}, DType::f32, device));
+    std::fill_n(shares.back().data<float>(), r, static_cast<float>(me + r));
+  }
+  ranks.reduce_scatter(whole[static_cast<std::size_t>(me)], shares);
+  ranks.all_gather(whole, whole[static_cast<std::size_t>(me)]);
+  const int n = ranks.size();
+  for (int r = 0; r < n; ++r)
+    for (int i = 0; i < r; ++i)
+      EXPECT_EQ(whole[static_cast<std::size_t>(r)].data<float>()[i],
+                static_cast<float>(n * (n - 1) / 2 + n * r));
 }
 
 // What each rank hands over, in closed form.
@@ -117,6 +152,7 @@ inline void check_communicator(ProcessGroup& ranks) {
   const auto device = make_device(DeviceKind::cpu);
   check_sums(ranks, *device);
   check_moves(ranks, *device);
+  check_uneven_parts(ranks, *device);
   check_bytes(ranks, *device);
   check_splits(ranks, *device);
 }
