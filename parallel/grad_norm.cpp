@@ -3,18 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <sstream>
+#include <tuple>
 
 #include "core/tensor/device.h"
 
 namespace tessera {
 namespace {
-
-constexpr std::int64_t block_rows = 64;
-
-struct Rows {
-  const std::string* name;
-  Tensor values;  // [rows, columns]
-};
 
 double squares(const float* x, std::int64_t n) {
   double lane[8] = {};
@@ -25,36 +20,85 @@ double squares(const float* x, std::int64_t n) {
   return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
+// Where a run lies in its logical tensor, and how many blocks it has: what decides the order of sums.
+struct Place {
+  std::string name;
+  std::int64_t row = 0, column = 0, blocks = 0;
+  std::int64_t begin = 0;  // of its blocks, among all ranks'
+  bool operator<(const Place& other) const {
+    return std::tie(name, row, column) < std::tie(other.name, other.row, other.column);
+  }
+};
+
 }  // namespace
 
-double gradient_norm(std::span<Parameter* const> parameters) {
-  if (parameters.empty()) return 0;
-  std::vector<Rows> tensors;
-  for (const Parameter* p : parameters)
-    for (const Segment& segment : p->segments())
-      tensors.push_back({&segment.name, p->gradient().narrow(0, segment.begin, segment.rows)});
-  std::sort(tensors.begin(), tensors.end(), [](const Rows& a, const Rows& b) { return *a.name < *b.name; });
+GradientNorm::GradientNorm(std::vector<Parameter*> parameters, ProcessGroup* ranks) : ranks_(ranks) {
+  std::ostringstream mine;
+  for (Parameter* parameter : parameters)
+    for (const Segment& segment : parameter->segments()) {
+      const RowRange rows = owned_rows(segment, parameter->owned());
+      if (rows.size() == 0) continue;
+      const std::int64_t first = rows.begin - segment.begin;
+      assert(first % norm_block_rows == 0);
+      runs_.push_back({parameter, rows, (rows.size() + norm_block_rows - 1) / norm_block_rows});
+      own_blocks_ += runs_.back().blocks;
+      mine << segment.name << ' ' << segment.first_row + first << ' ' << segment.first_column << ' '
+           << runs_.back().blocks << '\n';
+    }
+  const std::vector<std::string> all =
+      ranks == nullptr ? std::vector<std::string>{mine.str()} : ranks->all_gather_text(mine.str());
+  std::vector<Place> places;
+  std::int64_t begin = 0;
+  for (const std::string& text : all) {
+    const std::int64_t start = begin;
+    std::istringstream lines(text);
+    for (Place place; lines >> place.name >> place.row >> place.column >> place.blocks;) {
+      place.begin = begin;
+      begin += place.blocks;
+      places.push_back(place);
+    }
+    counts_.push_back(begin - start);
+  }
+  std::sort(places.begin(), places.end());
+  for (const Place& place : places) order_.push_back({place.begin, place.blocks});
+}
+
+std::vector<double> GradientNorm::own_sums() const {
   struct Block {
     const float* data;
     std::int64_t count;
   };
   std::vector<Block> blocks;
-  for (const Rows& t : tensors) {
-    const std::int64_t rows = t.values.size(0);
-    const std::int64_t columns = t.values.numel() / std::max<std::int64_t>(1, rows);
-    for (std::int64_t row = 0; row < rows; row += block_rows)
-      blocks.push_back({t.values.data<float>() + row * columns, std::min(block_rows, rows - row) * columns});
+  for (const Run& run : runs_) {
+    const std::int64_t columns = run.parameter->columns();
+    const float* values = run.parameter->owned_gradient().data<float>() +
+                          (run.rows.begin - run.parameter->owned().begin) * columns;
+    for (std::int64_t row = 0; row < run.rows.size(); row += norm_block_rows)
+      blocks.push_back({values + row * columns, std::min(norm_block_rows, run.rows.size() - row) * columns});
   }
   std::vector<double> sums(blocks.size());
-  parameters[0]->device().threads().parallel_for(
+  if (blocks.empty()) return sums;
+  runs_[0].parameter->device().threads().parallel_for(
       static_cast<std::int64_t>(blocks.size()), [&](std::int64_t i) {
         const Block& block = blocks[static_cast<std::size_t>(i)];
         sums[static_cast<std::size_t>(i)] = squares(block.data, block.count);
       });
+  return sums;
+}
+
+double GradientNorm::operator()() const {
+  std::vector<double> sums = own_sums();
+  if (ranks_ != nullptr) sums = ranks_->all_gather(sums, counts_);
   double total = 0;
-  for (const double sum : sums) total += sum;
+  for (const Span& span : order_)
+    for (std::int64_t i = span.begin; i < span.begin + span.count; ++i)
+      total += sums[static_cast<std::size_t>(i)];
   // A NaN made by the processor carries a sign, which would be printed.
   return std::isnan(total) ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(total);
+}
+
+double gradient_norm(std::span<Parameter* const> parameters) {
+  return GradientNorm({parameters.begin(), parameters.end()}, nullptr)();
 }
 
 }  // namespace tessera

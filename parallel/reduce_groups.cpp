@@ -17,7 +17,7 @@ std::string divisors(std::int64_t n, std::int64_t multiple_of) {
 }  // namespace
 
 ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_batch, std::int64_t groups,
-                                int ranks, int rank) {
+                                int ranks, int rank, bool in_turn) {
   if (global_batch % micro_batch != 0)
     fail_usage("train.global_batch {} is not a multiple of train.micro_batch {}; micro_batch may be {}",
                global_batch, micro_batch, divisors(global_batch, 1));
@@ -29,7 +29,8 @@ ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_ba
     fail_usage("{} data-parallel ranks do not divide the run's {} reduce groups; ranks may be {}", ranks,
                groups, divisors(groups, 1));
   const std::int64_t local = groups / ranks;
-  return {groups, microbatches, rank * local, local};
+  if (in_turn) return {groups, microbatches, rank, ranks, local};
+  return {groups, microbatches, rank * local, 1, local};
 }
 
 std::int64_t groups_for_ranks(std::int64_t microbatches, std::int64_t groups, int ranks) {

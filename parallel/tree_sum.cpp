@@ -20,8 +20,9 @@ double tree_sum(std::span<const double> values) {
 
 namespace {
 
-float tree_at(std::span<const float* const> parts, std::int64_t i) {
-  if (parts.size() == 1) return parts[0][i];
+template <class T>
+float tree_at(std::span<const T* const> parts, std::int64_t i) {
+  if (parts.size() == 1) return static_cast<float>(parts[0][i]);
   const auto split = static_cast<std::size_t>(tree_split(static_cast<std::int64_t>(parts.size())));
   return tree_at(parts.first(split), i) + tree_at(parts.subspan(split), i);
 }
@@ -37,11 +38,20 @@ void tree_sum(std::span<const float* const> parts, float* out, std::int64_t coun
   for (std::int64_t i = 0; i < count; ++i) out[i] = tree_at(parts, i);
 }
 
+void tree_sum(std::span<const bf16* const> parts, bf16* out, std::int64_t count) {
+  assert(!parts.empty());
+  for (std::int64_t i = 0; i < count; ++i) out[i] = bf16(tree_at(parts, i));
+}
+
 bool blocks_are_subtrees(std::int64_t groups, std::int64_t ranks) {
   if (ranks == 1) return true;
   if (groups % ranks != 0) return false;
   // One leaf a rank is the tree itself; else blocks must be whole subtrees, which aligned powers of two are.
   return std::has_single_bit(static_cast<std::uint64_t>(groups / ranks));
+}
+
+bool rounds_are_subtrees(std::int64_t groups, std::int64_t ranks) {
+  return groups % ranks == 0 && (groups == ranks || std::has_single_bit(static_cast<std::uint64_t>(ranks)));
 }
 
 void TreeAccumulator::push(const Tensor& leaf) {

@@ -22,6 +22,11 @@ double tree_sum(std::span<const double> values);
 
 // out[i] = the tree's sum of parts[0][i] … parts[n−1][i]; `out` may be one of the parts.
 void tree_sum(std::span<const float* const> parts, float* out, std::int64_t count);
+// The same of bf16 numbers, in fp32, rounded once.
+void tree_sum(std::span<const bf16* const> parts, bf16* out, std::int64_t count);
+
+// Whether rounds of `ranks` leaves, one of each, are subtrees of `groups` leaves.
+bool rounds_are_subtrees(std::int64_t groups, std::int64_t ranks);
 
 // Whether `ranks` equal blocks of `groups` leaves are subtrees, so that sums have the bits of one rank.
 bool blocks_are_subtrees(std::int64_t groups, std::int64_t ranks);

@@ -81,6 +81,7 @@ const Tensor& Parameter::view(ViewKind kind) {
   assert(kind == ViewKind::compute);
   if (original_ != nullptr) return original_->view(kind);
   if (view_is_bound_) {
+    if (!view_.defined() && fetch_) fetch_();
     assert(view_.defined() && "the view was taken away");
     return view_;
   }
@@ -101,7 +102,8 @@ void Parameter::bind_view(Tensor view) {
 }
 
 Parameter::GradientSink Parameter::gradient_sink() {
-  if (original_ != nullptr && !gradient_.defined()) return original_->gradient_sink();
+  if (original_ != nullptr && !gradient_.defined() && !make_gradient_) return original_->gradient_sink();
+  if (!gradient_.defined() && make_gradient_) make_gradient_();
   assert(gradient_.defined() && "bind_gradient first");
   const bool accumulate = gradient_written_;
   gradient_written_ = true;
@@ -120,7 +122,7 @@ Tensor Parameter::owned_gradient() const {
 }
 
 void Parameter::bind_owned_gradient(Tensor gradient) {
-  assert(gradient.size(0) == owned_.size());
+  assert(gradient.size(0) == owned().size());
   owned_gradient_ = std::move(gradient);
 }
 

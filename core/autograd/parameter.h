@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,7 @@ class Parameter {
   // From now on value, view and owned rows are those of `original`, which outlives this; so is the gradient,
   // unless one is bound here.
   void share(Parameter& original) { original_ = &original; }
+  bool is_shared() const { return original_ != nullptr; }
 
   // Rows of the storage that this rank's optimizer updates: all, unless bound otherwise.
   RowRange owned() const { return original_ == nullptr ? owned_ : original_->owned(); }
@@ -94,24 +96,28 @@ class Parameter {
   void initialize(std::uint64_t seed);
 
   // All rows in the compute dtype. Unless bound: the master itself in fp32, else a copy made once per
-  // version. A bound view is kept up to date by whoever bound it, and may be taken away again (undefined).
+  // version. A bound view is kept up to date by whoever bound it, and may be taken away again (undefined);
+  // `fetch` is then called when the view is asked for, and binds it.
   const Tensor& view(ViewKind kind);
   void bind_view(Tensor view);
+  void on_missing_view(std::function<void()> fetch) { fetch_ = std::move(fetch); }
 
   // Where backward adds this parameter's gradient: fp32, all rows. `accumulate` is false for the first
-  // contribution after clear_gradient(): ops may overwrite.
+  // contribution after clear_gradient(): ops may overwrite. `make` is called if none is bound, and binds one.
   struct GradientSink {
     Tensor tensor;
     bool accumulate = true;
   };
   GradientSink gradient_sink();
   const Tensor& gradient() const { return gradient_; }
+  void on_missing_gradient(std::function<void()> make) { make_gradient_ = std::move(make); }
   void bind_gradient(Tensor gradient);  // a slice of a bucket; undefined takes it away
   void clear_gradient() { gradient_written_ = false; }
   bool gradient_written() const { return gradient_written_; }
   // The gradient of the owned rows, summed over ranks: what the optimizer reads. The gradient itself unless
   // bound.
   Tensor owned_gradient() const;
+  bool has_owned_gradient() const { return owned_gradient_.defined(); }
   void bind_owned_gradient(Tensor gradient);
 
  private:
@@ -125,6 +131,7 @@ class Parameter {
   bool gradient_written_ = false;
   std::uint64_t version_ = 1;
   Tensor view_;
+  std::function<void()> fetch_, make_gradient_;
   bool view_is_bound_ = false;
   std::uint64_t view_version_ = 0;
 };

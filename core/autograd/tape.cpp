@@ -9,6 +9,14 @@ namespace tessera {
 namespace {
 
 thread_local bool recording = true;
+thread_local int walks = 0;
+
+struct WalkScope {
+  WalkScope() { ++walks; }
+  ~WalkScope() { --walks; }
+  WalkScope(const WalkScope&) = delete;
+  WalkScope& operator=(const WalkScope&) = delete;
+};
 
 std::uint64_t next_order() {
   thread_local std::uint64_t order = 0;
@@ -47,6 +55,10 @@ RecordScope::~RecordScope() {
 }
 bool grad_enabled() {
   return recording;
+}
+
+bool in_backward() {
+  return walks > 0;
 }
 
 bool needs_record(std::span<const Tensor> inputs, bool has_parameters) {
@@ -98,6 +110,7 @@ std::vector<Tensor> backward(std::span<const Tensor> outputs, std::span<const Te
     deliver(outputs[i].node(), outputs[i].output_index(), gradients[i]);
 
   const NoGrad no_grad;
+  const WalkScope walk;
   const BackwardContext context{tasks};
   std::map<const Node*, Tensor> leaf_gradients;
   while (!pending.empty()) {
@@ -120,6 +133,20 @@ std::vector<Tensor> backward(std::span<const Tensor> outputs, std::span<const Te
   std::vector<Tensor> result;
   for (const Tensor& leaf : leaves) result.push_back(leaf_gradients[leaf.node().get()]);
   return result;
+}
+
+Tensor mark(const Tensor& x, std::function<void()> passed, std::function<void()> weights_done) {
+  if (!needs_record(std::span(&x, 1), false)) return x;
+  Tensor y = x.detach();
+  Tensor* outputs[] = {&y};
+  record("mark", std::span(&x, 1), outputs,
+         [passed = std::move(passed), weights_done = std::move(weights_done)](
+             std::span<const Tensor> gradients, const BackwardContext& context) {
+           if (passed) passed();
+           if (weights_done) context.weight_task(weights_done);
+           return std::vector<Tensor>{gradients[0].detach()};
+         });
+  return y;
 }
 
 Tensor checkpoint(const std::function<Tensor(const Tensor&)>& block, const Tensor& x) {

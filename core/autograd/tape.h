@@ -78,6 +78,9 @@ class RecordScope {
 };
 bool grad_enabled();
 
+// Whether a backward walk is under way on this thread: what runs then may be recomputation.
+bool in_backward();
+
 // Records an op: `outputs` get one new node. Ops with parameters record even if no input tensor is on the
 // tape.
 void record(const char* op, std::span<const Tensor> inputs, std::span<Tensor*> outputs,
@@ -94,6 +97,10 @@ Tensor as_leaf(const Tensor& tensor);
 // the order in which the walk meets them, latest op first. Iterative.
 std::vector<Tensor> backward(std::span<const Tensor> outputs, std::span<const Tensor> gradients,
                              std::span<const Tensor> leaves = {}, WeightTasks* tasks = nullptr);
+
+// x itself; when backward comes by, calls `passed`, and `weights_done` once all weight gradients of what came
+// after have been computed, be they put off. Either may be empty.
+Tensor mark(const Tensor& x, std::function<void()> passed, std::function<void()> weights_done);
 
 // Activation recomputation: runs `block` without recording, keeps only x, and runs it again in backward.
 Tensor checkpoint(const std::function<Tensor(const Tensor&)>& block, const Tensor& x);

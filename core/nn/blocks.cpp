@@ -152,7 +152,7 @@ Layer::Layer(const std::string& name, const LayerSpec& spec, const BuildContext&
 
 Tensor Layer::forward(const Tensor& x, const ForwardContext& context) {
   const Scope scope(*this);
-  Tensor y = x;
+  Tensor y = input(x);
   for (const auto& cell : cells_) y = cell->forward(y, context);
   return y;
 }

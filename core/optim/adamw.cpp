@@ -14,8 +14,10 @@ Kernel<AdamWArgs>& adamw_kernel() {
 AdamW::AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options)
     : parameters_(parameters.begin(), parameters.end()), options_(options) {
   for (const Parameter* parameter : parameters_) {
-    m_.push_back(Tensor::zeros(parameter->shape(), DType::f32, parameter->device()));
-    v_.push_back(Tensor::zeros(parameter->shape(), DType::f32, parameter->device()));
+    Shape owned = parameter->shape();
+    owned[0] = parameter->owned().size();
+    m_.push_back(Tensor::zeros(owned, DType::f32, parameter->device()));
+    v_.push_back(Tensor::zeros(owned, DType::f32, parameter->device()));
   }
 }
 
@@ -29,10 +31,9 @@ void AdamW::step(double lr, double clip) {
   const Tensor scalars = Tensor::from_host(&now, {4}, DType::f32, parameters_[0]->device());
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = *parameters_[i];
-    if (!parameter.gradient_written())
-      parameter.gradient().device().zero(parameter.gradient().raw(), parameter.gradient().bytes());
+    if (parameter.owned().size() == 0) continue;
     adamw_kernel()(
-        {parameter.value(), parameter.gradient(), m_[i], v_[i], scalars, static_cast<float>(options_.beta1),
+        {parameter.value(), parameter.owned_gradient(), m_[i], v_[i], scalars, static_cast<float>(options_.beta1),
          static_cast<float>(options_.beta2), static_cast<float>(options_.eps),
          parameter.decays() ? static_cast<float>(options_.weight_decay) : 0.0F},
         parameter.device());

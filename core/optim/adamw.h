@@ -36,8 +36,7 @@ class AdamW {
  public:
   AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options);
 
-  // One update of every parameter from its gradient; a parameter whose gradient was never written has a zero
-  // one.
+  // One update of every parameter's owned rows from their gradients.
   void step(double lr, double clip);
 
   std::int64_t steps() const { return steps_; }

@@ -15,6 +15,27 @@ Kernel<ScaleArgs>& scale_kernel() {
   return slot;
 }
 
+Kernel<StridedCopyArgs>& strided_copy_kernel() {
+  static Kernel<StridedCopyArgs> slot("strided_copy");
+  return slot;
+}
+
+void copy_view(const Tensor& from, const Tensor& to) {
+  assert(from.shape() == to.shape() && from.dtype() == to.dtype());
+  strided_copy_kernel()({from, to, false}, to.device());
+}
+
+void add_view(const Tensor& from, const Tensor& to) {
+  assert(from.shape() == to.shape() && from.dtype() == to.dtype());
+  strided_copy_kernel()({from, to, true}, to.device());
+}
+
+Tensor contiguous_copy(const Tensor& x) {
+  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  copy_view(x, out);
+  return out;
+}
+
 Tensor add_values(const Tensor& a, const Tensor& b) {
   assert(a.shape() == b.shape() && a.dtype() == b.dtype() && a.is_contiguous() && b.is_contiguous());
   Tensor out = Tensor::empty(a.shape(), a.dtype(), a.device());

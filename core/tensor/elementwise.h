@@ -1,5 +1,6 @@
 // Elementwise sums, conversions and scaling of tensors, never recorded: what the tape and parameters are made
-// with. Tensors are contiguous.
+// with. Tensors are
+// contiguous unless said otherwise.
 #pragma once
 
 #include "core/tensor/kernel.h"
@@ -22,12 +23,23 @@ struct ScaleArgs {
 };
 Kernel<ScaleArgs>& scale_kernel();
 
+struct StridedCopyArgs {
+  Tensor from, to;  // one shape of rank up to 4 and one dtype; last dimensions contiguous, others any stride
+  bool accumulate = false;  // to += from; f32 or bf16
+};
+Kernel<StridedCopyArgs>& strided_copy_kernel();
+
 // a + b. Same shape and dtype.
 Tensor add_values(const Tensor& a, const Tensor& b);
 // into += from, fp32.
 void add_into(const Tensor& into, const Tensor& from);
-// Copies with a change of dtype, to nearest even.
+// Copies with a change of dtype, to nearest even, or without.
 void convert(const Tensor& from, const Tensor& to);
+// Copies, or adds, between views.
+void copy_view(const Tensor& from, const Tensor& to);
+void add_view(const Tensor& from, const Tensor& to);
+// The elements in order, in new memory.
+Tensor contiguous_copy(const Tensor& x);
 // x *= factor.
 void scale(const Tensor& x, const Tensor& factor);
 

@@ -47,6 +47,41 @@ void run_scale(const ScaleArgs& args, Workspace) {
   });
 }
 
+// The row of `x` with this index among its leading dimensions.
+std::byte* row_of(const Tensor& x, std::int64_t index) {
+  std::int64_t offset = 0;
+  for (int d = x.rank() - 2; d >= 0; --d) {
+    offset += index % x.size(d) * x.stride(d);
+    index /= x.size(d);
+  }
+  return static_cast<std::byte*>(x.raw()) + offset * static_cast<std::int64_t>(bytes_per_element(x.dtype()));
+}
+
+void run_strided_copy(const StridedCopyArgs& args, Workspace) {
+  if (args.to.numel() == 0) return;
+  const std::int64_t width = args.to.size(-1);
+  const std::size_t bytes = static_cast<std::size_t>(width) * bytes_per_element(args.to.dtype());
+  const auto for_rows = [&](auto row_function) {
+    args.to.device().threads().parallel_blocks(args.to.numel() / width, 64,
+                                               [&](std::int64_t begin, std::int64_t end) {
+                                                 for (std::int64_t row = begin; row < end; ++row)
+                                                   row_function(row_of(args.from, row), row_of(args.to, row));
+                                               });
+  };
+  if (!args.accumulate) {
+    for_rows([&](const std::byte* from, std::byte* to) { std::memcpy(to, from, bytes); });
+    return;
+  }
+  cpu::visit(args.to.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    for_rows([&](const std::byte* from, std::byte* to) {
+      const auto* x = reinterpret_cast<const T*>(from);
+      auto* y = reinterpret_cast<T*>(to);
+      for (std::int64_t i = 0; i < width; ++i) y[i] = T(cpu::load(y[i]) + cpu::load(x[i]));
+    });
+  });
+}
+
 void run_concatenate(const ConcatenateArgs& args, Workspace) {
   const auto element = bytes_per_element(args.out.dtype());
   const std::size_t width = static_cast<std::size_t>(args.out.size(-1)) * element;
@@ -71,6 +106,8 @@ void run_concatenate(const ConcatenateArgs& args, Workspace) {
 const Register<AddArgs> register_add(add_kernel(), {DeviceKind::cpu, "plain", run_add});
 const Register<ConvertArgs> register_convert(convert_kernel(), {DeviceKind::cpu, "plain", run_convert});
 const Register<ScaleArgs> register_scale(scale_kernel(), {DeviceKind::cpu, "plain", run_scale});
+const Register<StridedCopyArgs> register_strided_copy(strided_copy_kernel(),
+                                                      {DeviceKind::cpu, "plain", run_strided_copy});
 const Register<ConcatenateArgs> register_concatenate(concatenate_kernel(),
                                                      {DeviceKind::cpu, "plain", run_concatenate});
 

@@ -34,6 +34,15 @@ std::vector<Tensor> line_parts(const Tensor& x, int parts) {
   return result;
 }
 
+template <class T>
+void sum_received(const Tensor& received, const Tensor& out, int ranks) {
+  out.device().threads().parallel_blocks(out.numel(), sum_grain, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<const T*> parts;
+    for (int r = 0; r < ranks; ++r) parts.push_back(received.data<T>() + r * out.numel() + begin);
+    tree_sum(parts, out.data<T>() + begin, end - begin);
+  });
+}
+
 }  // namespace
 
 std::string ProcessGroup::Call::text() const {
@@ -60,14 +69,14 @@ void ProcessGroup::reduce_scatter(const Tensor& out, const Tensor& in) {
 }
 
 void ProcessGroup::reduce_scatter(const Tensor& out, std::span<const Tensor> in) {
-  assert(in[static_cast<std::size_t>(rank_)].numel() == out.numel() && out.dtype() == DType::f32);
-  const Tensor received = Tensor::empty({size_ * out.numel()}, DType::f32, out.device());
-  exchange({"reduce_scatter", DType::f32, -1}, equal_parts(received, size_), in);
-  out.device().threads().parallel_blocks(out.numel(), sum_grain, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<const float*> parts;
-    for (int r = 0; r < size_; ++r) parts.push_back(received.data<float>() + r * out.numel() + begin);
-    tree_sum(parts, out.data<float>() + begin, end - begin);
-  });
+  assert(in[static_cast<std::size_t>(rank_)].numel() == out.numel());
+  const DType dtype = out.dtype();
+  const Tensor received = Tensor::empty({size_ * out.numel()}, dtype, out.device());
+  exchange({"reduce_scatter", dtype, -1}, equal_parts(received, size_), in);
+  if (dtype == DType::bf16)
+    sum_received<bf16>(received, out, size_);
+  else
+    sum_received<float>(received, out, size_);
 }
 
 void ProcessGroup::all_reduce(const Tensor& x) {
@@ -146,6 +155,22 @@ std::int64_t ProcessGroup::maximum(std::int64_t value) {
 std::vector<double> ProcessGroup::all_gather(double value) {
   std::vector<double> all(static_cast<std::size_t>(size_));
   do_all_gather({"all_gather of a number", DType::f64, 1}, all.data(), &value, sizeof value);
+  return all;
+}
+
+std::vector<double> ProcessGroup::all_gather(std::span<const double> mine,
+                                             std::span<const std::int64_t> counts) {
+  std::int64_t total = 0;
+  for (const std::int64_t count : counts) total += count;
+  std::vector<double> all(static_cast<std::size_t>(total));
+  std::vector<Incoming> incoming;
+  const std::vector<Outgoing> outgoing(counts.size(), {mine.data(), mine.size_bytes()});
+  double* at = all.data();
+  for (const std::int64_t count : counts) {
+    incoming.push_back({at, static_cast<std::size_t>(count) * sizeof(double)});
+    at += count;
+  }
+  do_all_to_all({"all_gather of numbers", DType::f64, -1}, incoming, outgoing);
   return all;
 }
 

@@ -37,10 +37,10 @@ class ProcessGroup {
   virtual const char* kind() const = 0;  // "threads", "mpi"
   virtual int ranks_on_node() const = 0;
 
-  // x becomes the sum over ranks, F32, added in the balanced tree of parallel/tree_sum.h over ranks: the same
+  // x becomes the sum over ranks, F32 or BF16 (in fp32, rounded once), added in the balanced tree of parallel/tree_sum.h over ranks: the same
   // bits on every rank, and for any number of ranks whose parts are subtrees of one tree.
   void all_reduce(const Tensor& x);
-  // out = the sum over ranks of part rank() of `in`, which holds size() parts of out's size. F32, ordered as
+  // out = the sum over ranks of part rank() of `in`, which holds size() parts of out's size. Ordered as
   // above.
   void reduce_scatter(const Tensor& out, const Tensor& in);
   // out = every rank's `in`, in order of rank.
@@ -69,7 +69,12 @@ class ProcessGroup {
   std::int64_t sum(std::int64_t value);
   std::int64_t maximum(std::int64_t value);
   std::vector<double> all_gather(double value);                       // by rank
+  // Rank r has counts[r] numbers; all of them, in order of rank.
+  std::vector<double> all_gather(std::span<const double> mine, std::span<const std::int64_t> counts);
   std::vector<std::string> all_gather_text(const std::string& text);  // by rank
+
+  // Says what this rank is doing, for messages about ranks that wait.
+  virtual void set_position(const std::string& text) = 0;
 
   // Bytes this rank handed to each kind of collective so far.
   const std::map<std::string, std::uint64_t>& bytes_sent() const { return bytes_sent_; }

@@ -38,6 +38,11 @@ class Hub {
     changed.notify_all();
   }
 
+  void set_position(int rank, const std::string& text) {
+    const std::lock_guard lock(mutex);
+    positions_[rank] = text;
+  }
+
   void rethrow(int ranks) const {
     if (!failed_) return;
     try {
@@ -53,6 +58,7 @@ class Hub {
   bool failed_ = false;
   int cause_rank_ = 0;
   std::exception_ptr cause_;
+  std::map<int, std::string> positions_;
 };
 
 struct Buffer {
@@ -148,6 +154,9 @@ class LocalGroup : public ProcessGroup {
       : ProcessGroup(rank, world->size()), world_(std::move(world)) {}
   const char* kind() const override { return "threads"; }
   int ranks_on_node() const override { return size(); }
+  void set_position(const std::string& text) override {
+    world_->hub().set_position(world_->member(rank()), text);
+  }
 
  protected:
   void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) override {

@@ -62,6 +62,7 @@ class MpiGroup : public ProcessGroup {
   }
   const char* kind() const override { return "mpi"; }
   int ranks_on_node() const override { return on_node_; }
+  void set_position(const std::string& text) override { position_ = text; }
 
  protected:
   void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) override {
@@ -186,6 +187,7 @@ class MpiGroup : public ProcessGroup {
   std::list<Letter> letters_;
   bool checked_;
   int on_node_ = 1;
+  std::string position_;
   double timeout_ = timeout_seconds();
 };
 

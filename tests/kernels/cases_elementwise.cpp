@@ -45,6 +45,30 @@ OpCase shared_case() {
           .samples = 8};
 }
 
+// Views of a matrix: the odd rows' middle columns, copied and then added once more.
+OpCase strided_copy_case() {
+  return {.name = "strided_copy",
+          .inputs = {{"x", {6, 5, 9}}},
+          .parameters = {},
+          .op =
+              [](Inputs x, Weights) {
+                const Tensor rows = x[0].view({3, 2, 45}).narrow(1, 1, 1);  // of stride 90
+                const Tensor part = rows.narrow(2, 7, 30);
+                const Tensor out = contiguous_copy(part);
+                add_view(part, out);
+                return Tensors{out.detach()};
+              },
+          .reference =
+              [](Values v) {
+                Array out;
+                for (std::size_t row = 0; row < 3; ++row)
+                  for (std::size_t i = 0; i < 30; ++i) out.push_back(2 * v[0][row * 90 + 45 + 7 + i]);
+                return Arrays{out};
+              },
+          .roundings = 1,
+          .differentiable = false};
+}
+
 OpCase split_case() {
   return {.name = "split",
           .inputs = {{"x", {2, 35, 12}}},
@@ -186,7 +210,7 @@ OpCase adamw_case() {
 }  // namespace
 
 std::vector<OpCase> elementwise_cases() {
-  return {add_case(),    shared_case(),  split_case(), split_unused_case(),
+  return {add_case(),    shared_case(),  split_case(), strided_copy_case(), split_unused_case(),
           swiglu_case(), convert_case(), scale_case(), adamw_case()};
 }
 

@@ -1,0 +1,62 @@
+#include "parallel/apply.h"
+
+#include "core/ops/linear_cross_entropy.h"
+#include "parallel/redistribute.h"
+
+namespace tessera {
+namespace {
+
+Module::Reshard moved(Placement from, Placement to, ProcessGroup& group) {
+  return [from, to, &group](const Tensor& x) { return redistribute(x, from, to, group); };
+}
+
+// Between blocks a rank holds its share of the tokens; a block that is cut by heads or channels sees all of
+// them, and gives back partial sums.
+void apply_tensor_parallel(Model& model, ProcessGroup& group) {
+  const auto gathered = moved(Placement::shard, Placement::replicate, group);
+  const auto summed = moved(Placement::partial, Placement::shard, group);
+  for (Module* module : model.modules()) {
+    if (dynamic_cast<Attention*>(module) != nullptr || dynamic_cast<Ffn*>(module) != nullptr)
+      module->reshard(gathered, summed);
+    else if (dynamic_cast<Embedding*>(module) != nullptr)
+      module->reshard({}, summed);
+    else if (dynamic_cast<Head*>(module) != nullptr)
+      module->reshard(gathered, {});
+  }
+}
+
+void apply_vocabulary_parallel(Head& head, ProcessGroup& group) {
+  head.set_loss([&group](const Tensor& x, Parameter& weight, const Tensor& targets,
+                         const Tensor& inverse_count) {
+    const auto gather = [&group](const Tensor& lse) {
+      Tensor all = Tensor::empty({group.size(), lse.numel()}, DType::f32, lse.device());
+      group.all_gather(all, lse);
+      return all;
+    };
+    return sharded_linear_cross_entropy(x, weight, targets, inverse_count,
+                                        {weight.segments()[0].first_row, group.rank(), gather});
+  });
+}
+
+void apply_context_parallel(Model& model, ContextMethod method, ProcessGroup& group) {
+  for (Module* module : model.modules())
+    if (auto* attention = dynamic_cast<Attention*>(module))
+      attention->set_mixer(context_mixer(method, group));
+}
+
+}  // namespace
+
+ModelPlace model_place(const Mesh& mesh) {
+  const auto place = [&](Axis axis) { return ShardPlace{mesh.index(axis), mesh.size(axis)}; };
+  return {place(Axis::tp), place(Axis::ep), place(Axis::etp)};
+}
+
+void apply_mesh(Model& model, const Mesh& mesh, ContextMethod context) {
+  if (mesh.size(Axis::tp) > 1) {
+    apply_tensor_parallel(model, mesh.group(Axis::tp));
+    if (model.head() != nullptr) apply_vocabulary_parallel(*model.head(), mesh.group(Axis::tp));
+  }
+  if (mesh.size(Axis::cp) > 1) apply_context_parallel(model, context, mesh.group(Axis::cp));
+}
+
+}  // namespace tessera

@@ -1,0 +1,234 @@
+#include "parallel/buckets.h"
+
+#include <algorithm>
+#include <cassert>
+
+#include "core/base/mutant.h"
+#include "core/tensor/device.h"
+#include "core/tensor/elementwise.h"
+#include "parallel/grad_norm.h"
+
+namespace tessera {
+namespace {
+
+constexpr std::int64_t line = 16;  // elements: parameters begin on cache lines
+
+std::int64_t padded(std::int64_t elements) {
+  return (elements + line - 1) / line * line;
+}
+
+bool is_cut(const Parameter& parameter) {
+  return parameter.layout().cut != Layout::Cut::none;
+}
+
+bool has_replicas(const Parameter& parameter) {
+  return std::any_of(parameter.segments().begin(), parameter.segments().end(),
+                     [](const Segment& segment) { return segment.replicas > 1; });
+}
+
+}  // namespace
+
+Bucket::Bucket(std::vector<Parameter*> parameters, const ReplicaGroups& ranks, int zero)
+    : parameters_(std::move(parameters)),
+      ranks_(ranks),
+      zero_(ranks.all->size() == 1 ? 0 : zero),
+      device_(parameters_.at(0)->device()) {
+  std::stable_partition(parameters_.begin(), parameters_.end(), [](Parameter* p) { return !is_cut(*p); });
+  lay_out();
+  cut();
+  bind_values();
+  for (Parameter* parameter : parameters_) {
+    if (zero_ < 2) continue;
+    parameter->on_missing_gradient([this] { make_gradient(); });
+  }
+  if (zero_ < 2) make_gradient();
+}
+
+void Bucket::lay_out() {
+  for (const Parameter* parameter : parameters_) {
+    places_.push_back({size_, size_ + parameter->shape().numel()});
+    size_ += padded(parameter->shape().numel());
+    if (!is_cut(*parameter)) uncut_ = size_;
+  }
+}
+
+// Parts as even as whole blocks of rows allow: each begins at the first block at or after its share.
+void Bucket::cut() {
+  const auto owners = static_cast<std::int64_t>(zero_ == 0 ? 1 : ranks_.all->size());
+  std::vector<std::int64_t> begins;
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    for (const Segment& segment : parameters_[i]->segments())
+      for (std::int64_t row = 0; row < segment.rows; row += norm_block_rows)
+        begins.push_back(places_[i].begin + (segment.begin + row) * parameters_[i]->columns());
+  begins.push_back(size_);
+  const auto owner_cuts = [&](std::int64_t count) {
+    std::vector<std::int64_t> cuts;
+    for (std::int64_t r = 0; r < count; ++r)
+      cuts.push_back(*std::lower_bound(begins.begin(), begins.end(), size_ * r / count));
+    cuts.push_back(size_);
+    return cuts;
+  };
+  // Without ZeRO every rank owns all rows; the sum over ranks is still taken in parts.
+  cuts_ = owner_cuts(ranks_.all->size());
+  index_ = static_cast<std::size_t>(ranks_.all->rank());
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const std::int64_t columns = parameters_[i]->columns();
+    const std::int64_t rows = parameters_[i]->shape()[0];
+    const auto row_at = [&](std::int64_t at) {
+      return std::clamp<std::int64_t>((at - places_[i].begin + columns - 1) / columns, 0, rows);
+    };
+    owned_.push_back(owners == 1 ? RowRange{0, rows} : RowRange{row_at(own().begin), row_at(own().end)});
+  }
+}
+
+void Bucket::bind_values() {
+  if (zero_ == 0) return;
+  const DType compute = parameters_[0]->compute_dtype();
+  if (zero_ < 3) views_ = Tensor::zeros({size_}, compute, device_);
+  if (zero_ == 3 || compute != DType::f32)
+    masters_ = Tensor::zeros({own().end - own().begin}, DType::f32, device_);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& parameter = *parameters_[i];
+    if (parameter.is_shared()) continue;
+    const Tensor values = masters_.defined()
+                              ? owned_slice(masters_, i)
+                              : slice(views_, i).narrow(0, owned_[i].begin, owned_[i].size());
+    parameter.bind_value(values, owned_[i]);
+    parameter.bind_view(views_.defined() ? slice(views_, i) : Tensor());
+  }
+}
+
+Tensor Bucket::slice(const Tensor& flat, std::size_t parameter) const {
+  const Place& place = places_[parameter];
+  return flat.narrow(0, place.begin, place.end - place.begin).view(parameters_[parameter]->shape());
+}
+
+// A parameter's owned rows, of a tensor that holds only what is owned.
+Tensor Bucket::owned_slice(const Tensor& shard, std::size_t parameter) const {
+  const RowRange rows = owned_[parameter];
+  const std::int64_t columns = parameters_[parameter]->columns();
+  Shape shape = parameters_[parameter]->shape();
+  shape[0] = rows.size();
+  if (rows.size() == 0) return shard.narrow(0, 0, 0).view(shape);
+  const std::int64_t begin = places_[parameter].begin + rows.begin * columns - own().begin;
+  return shard.narrow(0, begin, rows.size() * columns).view(shape);
+}
+
+bool Bucket::speaks_for(const Parameter& parameter) const {
+  if (parameter.is_copy() && parameter.is_shared()) return false;
+  if (zero_ == 0 && ranks_.all->rank() != 0) return false;
+  if (!is_cut(parameter)) return ranks_.same_values->rank() == 0;
+  return !has_replicas(parameter) || ranks_.same_heads->rank() == 0;
+}
+
+void Bucket::make_gradient() {
+  if (!gradient_.defined()) gradient_ = Tensor::zeros({size_}, DType::f32, device_);
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    if (!parameters_[i]->gradient().defined()) parameters_[i]->bind_gradient(slice(gradient_, i));
+}
+
+void Bucket::start_step(const GroupCount& count) {
+  count_ = count;
+  microbatches_ = 0;
+  owned_sum_ = Tensor();
+  sum_ = std::make_unique<TreeAccumulator>(count.groups);
+  for (Parameter* parameter : parameters_) parameter->clear_gradient();
+}
+
+void Bucket::microbatch_done() {
+  if (++microbatches_ % count_.microbatches == 0) finish_group();
+}
+
+void Bucket::finish_group() {
+  make_gradient();
+  for (Parameter* parameter : parameters_) {
+    if (!parameter->gradient_written())
+      device_.zero(parameter->gradient().raw(), parameter->gradient().bytes());
+    parameter->clear_gradient();
+  }
+  sum_over_tensor_ranks();
+  if (zero_ < 2) {
+    sum_->push(gradient_);
+    return;
+  }
+  // A copy: the part would keep the whole alive.
+  sum_->push(contiguous_copy(sum_over_replicas(gradient_)));
+  gradient_ = Tensor();
+  for (Parameter* parameter : parameters_) parameter->bind_gradient({});
+}
+
+void Bucket::sum_over_tensor_ranks() {
+  if (uncut_ > 0 && ranks_.same_values->size() > 1)
+    ranks_.same_values->all_reduce(gradient_.narrow(0, 0, uncut_));
+  if (ranks_.same_heads == nullptr) return;
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    for (const Segment& segment : parameters_[i]->segments())
+      if (segment.replicas > 1)
+        ranks_.same_heads->all_reduce(slice(gradient_, i).narrow(0, segment.begin, segment.rows));
+}
+
+// In place, stage by stage; what this rank owns of the sum.
+Tensor Bucket::sum_over_replicas(const Tensor& flat) const {
+  std::size_t begin = 0;  // the parts still in hand: [begin, end)
+  std::size_t end = cuts_.size() - 1;
+  for (ProcessGroup* group : ranks_.stages) {
+    const auto ranks = static_cast<std::size_t>(group->size());
+    const std::size_t each = (end - begin) / ranks;
+    std::vector<Tensor> parts;
+    for (std::size_t r = 0; r < ranks; ++r) {
+      const std::int64_t from = cuts_[begin + r * each];
+      parts.push_back(flat.narrow(0, from, cuts_[begin + (r + 1) * each] - from));
+    }
+    begin += static_cast<std::size_t>(group->rank()) * each;
+    end = begin + each;
+    if (ranks > 1) group->reduce_scatter(parts[static_cast<std::size_t>(group->rank())], parts);
+  }
+  assert(begin == index_ && end == begin + 1);
+  return flat.narrow(0, own().begin, own().end - own().begin);
+}
+
+std::vector<Tensor> Bucket::parts_of(const Tensor& flat) const {
+  std::vector<Tensor> parts;
+  for (std::size_t r = 0; r + 1 < cuts_.size(); ++r)
+    parts.push_back(flat.narrow(0, cuts_[r], cuts_[r + 1] - cuts_[r]));
+  return parts;
+}
+
+void Bucket::finish_step() {
+  assert(microbatches_ == count_.groups * count_.microbatches);
+  const Tensor sum = sum_->finish();
+  sum_.reset();
+  owned_sum_ = zero_ < 2 ? sum_over_replicas(sum) : sum;
+  if (zero_ == 0 && ranks_.all->size() > 1) {
+    ranks_.all->all_gather(parts_of(sum), owned_sum_);
+    owned_sum_ = sum;
+  }
+  if (zero_ < 2) return;
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    parameters_[i]->bind_owned_gradient(owned_slice(owned_sum_, i));
+}
+
+void Bucket::publish() {
+  if (zero_ == 3) drop();
+  if (zero_ == 0 || zero_ == 3 || parameters_[0]->is_shared()) return;
+  const std::vector<Tensor> parts = parts_of(views_);
+  if (masters_.defined()) convert(masters_, parts[index_]);
+  ranks_.all->all_gather(parts, parts[index_]);
+}
+
+void Bucket::fetch() {
+  if (zero_ != 3 || views_.defined() || parameters_[0]->is_shared()) return;
+  views_ = Tensor::empty({size_}, parameters_[0]->compute_dtype(), device_);
+  const std::vector<Tensor> parts = parts_of(views_);
+  convert(masters_, parts[index_]);
+  ranks_.all->all_gather(parts, parts[index_]);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i]->bind_view(slice(views_, i));
+}
+
+void Bucket::drop() {
+  if (zero_ != 3 || parameters_[0]->is_shared()) return;
+  views_ = Tensor();
+  for (Parameter* parameter : parameters_) parameter->bind_view({});
+}
+
+}  // namespace tessera

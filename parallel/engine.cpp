@@ -1,0 +1,204 @@
+#include "parallel/engine.h"
+
+#include <algorithm>
+
+#include "core/autograd/tape.h"
+#include "core/base/error.h"
+#include "core/tensor/elementwise.h"
+#include "parallel/pipeline/split.h"
+#include "parallel/tree_sum.h"
+
+namespace tessera {
+
+const char* name_of(ScheduleKind kind) {
+  constexpr const char* names[] = {"1f1b", "interleaved", "zero_bubble"};
+  return names[static_cast<int>(kind)];
+}
+
+std::string text(const ParallelLayout& layout) {
+  std::string all = text(layout.mesh);
+  if (layout.zero > 0) all += fmt::format(", zero {}", layout.zero);
+  if (layout.mesh.pp > 1) all += fmt::format(", {}", name_of(layout.schedule));
+  if (layout.virtual_stages > 1) all += fmt::format(" × {}", layout.virtual_stages);
+  if (layout.mesh.cp > 1 && layout.context == ContextMethod::ulysses) all += ", ulysses";
+  return all;
+}
+
+Engine::Engine(const ModelSpec& spec, Device& device, ProcessGroup& world, const ParallelLayout& layout,
+               const ModelOptions& model, const BatchShape& batch, std::int64_t reduce_groups,
+               const AdamWOptions& optimizer)
+    : spec_(spec),
+      device_(device),
+      layout_(layout),
+      mesh_(world, layout.mesh),
+      batch_(batch),
+      groups_(plan_reduce_groups(batch.global_batch, batch.micro_batch, reduce_groups, layout.mesh.dp,
+                                 mesh_.index(Axis::dp), layout.zero >= 2)) {
+  build(model, optimizer);
+}
+
+Engine::~Engine() = default;
+
+void Engine::build(const ModelOptions& model, const AdamWOptions& optimizer) {
+  const int stages = mesh_.size(Axis::pp);
+  const int chunks = stages * layout_.virtual_stages;
+  if (layout_.layers.empty()) layout_.layers = split_layers(split_costs(spec_, batch_.seq_len), chunks);
+  const std::vector<ModelPart> parts = pipeline_parts(spec_, layout_.layers, model_place(mesh_));
+  std::vector<ShardedModel*> own;
+  std::vector<Parameter*> stepped;
+  std::vector<Parameter*> spoken_for;
+  for (int c = mesh_.index(Axis::pp); c < chunks; c += stages) {
+    chunks_.push_back(std::make_unique<ShardedModel>(spec_, device_, model, parts[static_cast<std::size_t>(c)],
+                                                     mesh_, layout_.context, layout_.zero));
+    own.push_back(chunks_.back().get());
+    for (Parameter* parameter : own.back()->parameters()) stepped.push_back(parameter);
+    for (Parameter* parameter : own.back()->spoken_for()) spoken_for.push_back(parameter);
+  }
+  optimizer_ = std::make_unique<AdamW>(stepped, optimizer);
+  norm_ = std::make_unique<GradientNorm>(std::move(spoken_for),
+                                         mesh_.world().size() == 1 ? nullptr : &mesh_.world());
+  executor_ = std::make_unique<PipelineExecutor>(schedule(), std::move(own), mesh_);
+}
+
+PipelineSchedule Engine::schedule() const {
+  const auto microbatches = static_cast<int>(groups_.local_groups * groups_.microbatches_per_group());
+  const PipelineShape shape{mesh_.size(Axis::pp), layout_.virtual_stages, microbatches};
+  switch (layout_.schedule) {
+    case ScheduleKind::interleaved:
+      return interleaved_one_f_one_b(shape);
+    case ScheduleKind::zero_bubble:
+      return zero_bubble(shape);
+    case ScheduleKind::one_f_one_b:
+      break;
+  }
+  return one_f_one_b(shape);
+}
+
+std::vector<PositionRange> Engine::positions() const {
+  return positions_of(batch_.seq_len, mesh_.index(Axis::cp), mesh_.size(Axis::cp));
+}
+
+std::vector<std::int64_t> Engine::microbatches() const {
+  std::vector<std::int64_t> indices;
+  for (std::int64_t g = 0; g < groups_.local_groups; ++g)
+    for (std::int64_t i = 0; i < groups_.microbatches_per_group(); ++i)
+      indices.push_back(groups_.microbatch(g, i));
+  return indices;
+}
+
+void Engine::initialize(std::uint64_t seed) {
+  for (const auto& chunk : chunks_) chunk->initialize(seed);
+}
+
+void Engine::weights_changed() {
+  for (const auto& chunk : chunks_) {
+    for (Parameter* parameter : chunk->parameters()) parameter->changed();
+    chunk->publish();
+  }
+}
+
+double Engine::run_step(const LoadBatch& load, std::int64_t counted) {
+  const float inverse = counted == 0 ? 0.0F : static_cast<float>(1.0 / static_cast<double>(counted));
+  const Tensor inverse_count = Tensor::from_host(&inverse, {1}, DType::f32, device_);
+  for (const auto& chunk : chunks_)
+    chunk->start_step({groups_.local_groups, groups_.microbatches_per_group()});
+  const std::vector<double> losses =
+      executor_->run([&](int m) { return load(static_cast<std::size_t>(m)); }, inverse_count);
+  mesh_.world().set_position("sums of gradients");
+  for (const auto& chunk : chunks_) chunk->finish_step();
+  add_tied_gradients();
+  return combine_losses(losses);
+}
+
+// Losses of a group add up over its microbatches, then over the ranks that share it, then in the tree over
+// groups, whoever ran which.
+double Engine::combine_losses(const std::vector<double>& own) const {
+  const auto each = static_cast<std::size_t>(groups_.microbatches_per_group());
+  std::vector<double> mine(static_cast<std::size_t>(groups_.local_groups));
+  for (std::size_t i = 0; i < own.size(); ++i) mine[i / each] += own[i];
+  const ProcessGroup& world = mesh_.world();
+  const std::vector<std::int64_t> counts(static_cast<std::size_t>(world.size()), groups_.local_groups);
+  const std::vector<double> all = mesh_.world().all_gather(mine, counts);
+  std::vector<double> groups(static_cast<std::size_t>(groups_.groups));
+  for (int rank = 0; rank < world.size(); ++rank) {
+    const MeshPlace place = place_of(mesh_.shape(), rank);
+    const int dp = place[static_cast<std::size_t>(Axis::dp)];
+    const ReduceGroups theirs =
+        plan_reduce_groups(batch_.global_batch, batch_.micro_batch, groups_.groups, mesh_.size(Axis::dp), dp,
+                           groups_.stride > 1);
+    for (std::int64_t g = 0; g < groups_.local_groups; ++g)
+      groups[static_cast<std::size_t>(theirs.group(g))] +=
+          all[static_cast<std::size_t>(rank * groups_.local_groups + g)];
+  }
+  return tree_sum(groups);
+}
+
+// A tied matrix is used at both ends of the model; each use has its own sum, and the two add up: on one rank,
+// or between the first stage and the last, which update their copies alike.
+void Engine::add_tied_gradients() {
+  if (!spec_.tied) return;
+  ProcessGroup& stages = mesh_.group(Axis::pp);
+  Bucket* embedding = chunks_.front()->tied_embedding();
+  Bucket* head = chunks_.back()->tied_head();
+  if (stages.size() == 1) {
+    add_into(embedding->owned_sum(), head->owned_sum());
+    return;
+  }
+  const bool first = stages.rank() == 0;
+  if (!first && stages.rank() != stages.size() - 1) return;
+  const Tensor& mine = (first ? embedding : head)->owned_sum();
+  const int other = first ? stages.size() - 1 : 0;
+  constexpr int tied_tag = 1 << 24;  // beyond those of activations
+  const Tensor theirs = Tensor::empty(mine.shape(), mine.dtype(), device_);
+  stages.send(mine, other, tied_tag);
+  stages.recv(theirs, other, tied_tag);
+  add_into(mine, theirs);
+}
+
+void Engine::update(double lr, double clip) {
+  optimizer_->step(lr, clip);
+  mesh_.world().set_position("publishing weights");
+  for (const auto& chunk : chunks_) chunk->publish();
+}
+
+Engine::Owned Engine::part_of(std::size_t index, const Segment& segment, RowRange rows) const {
+  const Parameter& parameter = *optimizer_->parameters()[index];
+  const std::int64_t begin = rows.begin - parameter.owned().begin;
+  const auto part = [&](const Tensor& owned) { return owned.narrow(0, begin, rows.size()); };
+  return {segment.name,
+          segment.global,
+          segment.first_row + rows.begin - segment.begin,
+          segment.first_column,
+          part(parameter.value()),
+          parameter.gradient().defined() || parameter.has_owned_gradient() ? part(parameter.owned_gradient())
+                                                                           : Tensor(),
+          part(optimizer_->first_moment(index)),
+          part(optimizer_->second_moment(index))};
+}
+
+std::vector<Engine::Owned> Engine::held() const {
+  std::vector<Owned> all;
+  const auto parameters = optimizer_->parameters();
+  for (std::size_t i = 0; i < parameters.size(); ++i)
+    for (const Segment& segment : parameters[i]->segments())
+      if (const RowRange rows = owned_rows(segment, parameters[i]->owned()); rows.size() > 0)
+        all.push_back(part_of(i, segment, rows));
+  return all;
+}
+
+std::vector<Engine::Owned> Engine::owned() const {
+  std::vector<Parameter*> spoken_for;
+  for (const auto& chunk : chunks_)
+    for (Parameter* parameter : chunk->spoken_for()) spoken_for.push_back(parameter);
+  std::vector<Owned> all;
+  const auto parameters = optimizer_->parameters();
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    if (std::find(spoken_for.begin(), spoken_for.end(), parameters[i]) == spoken_for.end()) continue;
+    for (const Segment& segment : parameters[i]->segments())
+      if (const RowRange rows = owned_rows(segment, parameters[i]->owned()); rows.size() > 0)
+        all.push_back(part_of(i, segment, rows));
+  }
+  return all;
+}
+
+}  // namespace tessera

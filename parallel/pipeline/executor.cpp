@@ -1,0 +1,110 @@
+#include "parallel/pipeline/executor.h"
+
+#include "core/base/error.h"
+
+namespace tessera {
+
+PipelineExecutor::PipelineExecutor(PipelineSchedule schedule, std::vector<ShardedModel*> chunks,
+                                   const Mesh& mesh)
+    : schedule_(std::move(schedule)), chunks_(std::move(chunks)), mesh_(mesh) {
+  check_schedule(schedule_);
+}
+
+std::vector<double> PipelineExecutor::run(const BatchOf& batch_of, const Tensor& inverse_count) {
+  losses_.assign(static_cast<std::size_t>(schedule_.shape.microbatches), 0.0);
+  const int stage = mesh_.index(Axis::pp);
+  for (const PipelineAction& action : schedule_.actions[static_cast<std::size_t>(stage)]) {
+    const std::string where = fmt::format("stage {}, {}", stage, text(action));
+    mesh_.world().set_position(where);
+    try {
+      perform(action, batch_of, inverse_count);
+    } catch (const PeerFailed&) {
+      throw;
+    } catch (const Error& e) {
+      throw Error(fmt::format("{}: {}", where, e.what()), e.code());
+    } catch (const std::exception& e) {
+      throw Error(fmt::format("{}: {}", where, e.what()));
+    }
+  }
+  return losses_;
+}
+
+void PipelineExecutor::perform(const PipelineAction& action, const BatchOf& batch_of,
+                               const Tensor& inverse_count) {
+  switch (action.step) {
+    case PipelineStep::forward:
+      forward(action, batch_of(action.microbatch), inverse_count);
+      return;
+    case PipelineStep::backward:
+      backward_input(action, nullptr);
+      finish(action);
+      return;
+    case PipelineStep::backward_input:
+      backward_input(action, &live_.at({action.chunk, action.microbatch}).tasks);
+      return;
+    case PipelineStep::backward_weight:
+      for (auto& tasks = live_.at({action.chunk, action.microbatch}).tasks; !tasks.empty();
+           tasks.pop_front())
+        tasks.front()();
+      finish(action);
+      return;
+  }
+}
+
+// Told apart by where they go: the chunk that receives, and which way.
+int PipelineExecutor::tag(int chunk, int microbatch, bool forward) const {
+  return ((chunk * schedule_.shape.microbatches) + microbatch) * 2 + (forward ? 0 : 1);
+}
+
+void PipelineExecutor::forward(const PipelineAction& action, const Batch& batch,
+                               const Tensor& inverse_count) {
+  const auto [step, index, microbatch] = action;
+  ShardedModel& model = chunk(index);
+  ProcessGroup& stages = mesh_.group(Axis::pp);
+  Live& live = live_[{index, microbatch}];
+  hidden_shape_ = {batch.positions.numel() / mesh_.size(Axis::tp), model.model().spec().hidden_size};
+  if (index > 0) {
+    const Tensor x =
+        Tensor::empty(hidden_shape_, model.model().options().compute, model.model().device());
+    stages.recv(x, stage_of(index - 1), tag(index, microbatch, true));
+    live.input = as_leaf(x);
+  }
+  const Tensor y = model.hidden(live.input, batch);
+  if (!is_last(index)) {
+    stages.send(y.detach(), stage_of(index + 1), tag(index + 1, microbatch, true));
+    live.output = y;
+    return;
+  }
+  live.output = model.loss(y, batch, inverse_count);
+  live.output.to_host(&losses_[static_cast<std::size_t>(microbatch)]);
+}
+
+void PipelineExecutor::backward_input(const PipelineAction& action, WeightTasks* tasks) {
+  const auto [step, index, microbatch] = action;
+  ShardedModel& model = chunk(index);
+  Device& device = model.model().device();
+  ProcessGroup& stages = mesh_.group(Axis::pp);
+  Live& live = live_.at({index, microbatch});
+  Tensor gradient;
+  if (is_last(index)) {
+    const double one = 1;
+    gradient = Tensor::from_host(&one, {1}, DType::f64, device);
+  } else {
+    gradient = Tensor::empty(hidden_shape_, model.model().options().compute, device);
+    stages.recv(gradient, stage_of(index + 1), tag(index, microbatch, false));
+  }
+  const Tensor output = std::move(live.output);
+  live.output = Tensor();
+  const Tensor leaves[] = {live.input};
+  const std::vector<Tensor> gradients =
+      backward(std::span(&output, 1), std::span(&gradient, 1),
+               index > 0 ? std::span<const Tensor>(leaves) : std::span<const Tensor>(), tasks);
+  if (index > 0) stages.send(gradients[0].detach(), stage_of(index - 1), tag(index - 1, microbatch, false));
+}
+
+void PipelineExecutor::finish(const PipelineAction& action) {
+  chunk(action.chunk).microbatch_done();
+  live_.erase({action.chunk, action.microbatch});
+}
+
+}  // namespace tessera

@@ -1,0 +1,158 @@
+#include "parallel/sharded_model.h"
+
+#include <algorithm>
+
+#include "core/autograd/tape.h"
+
+namespace tessera {
+namespace {
+
+// Of a stage, how many tensor-parallel neighbours hold the same KV heads.
+int replicas_of_heads(const Model& model) {
+  int replicas = 1;
+  for (const Parameter* parameter : model.parameters())
+    for (const Segment& segment : parameter->segments()) replicas = std::max(replicas, segment.replicas);
+  return replicas;
+}
+
+void mark_done(const std::vector<Bucket*>& buckets) {
+  for (Bucket* bucket : buckets) {
+    bucket->drop();
+    bucket->microbatch_done();
+  }
+}
+
+void drop_all(const std::vector<Bucket*>& buckets) {
+  for (Bucket* bucket : buckets) bucket->drop();
+}
+
+}  // namespace
+
+ShardedModel::ShardedModel(const ModelSpec& spec, Device& device, const ModelOptions& options,
+                           const ModelPart& part, const Mesh& mesh, ContextMethod context, int zero)
+    : model_(spec, device, options, part), mesh_(mesh), zero_(zero) {
+  apply_mesh(model_, mesh, context);
+  if (const int replicas = replicas_of_heads(model_); replicas > 1) {
+    ProcessGroup& tensor = mesh.group(Axis::tp);
+    same_heads_ = tensor.split(tensor.rank() / replicas, tensor.rank());
+  }
+  if (model_.embedding() != nullptr) add_embedding();
+  for (const auto& layer : model_.layers()) add_layer(*layer);
+  if (model_.head() != nullptr) add_head();
+  install_hooks();
+}
+
+ReplicaGroups ShardedModel::ranks_of(const std::vector<Parameter*>& parameters) {
+  if (parameters[0]->layout().ranks == Layout::Ranks::expert) {
+    ProcessGroup& replicas = mesh_.group(Axis::edp);
+    return {&replicas, {&replicas}, &mesh_.group(Axis::etp), nullptr};
+  }
+  return {&mesh_.replicas(),
+          {&mesh_.group(Axis::dp), &mesh_.group(Axis::cp)},
+          &mesh_.group(Axis::tp),
+          same_heads_.get()};
+}
+
+Bucket* ShardedModel::add_bucket(Unit& unit, std::vector<Parameter*> parameters) {
+  if (parameters.empty()) return nullptr;
+  const ReplicaGroups ranks = ranks_of(parameters);
+  buckets_.push_back(std::make_unique<Bucket>(std::move(parameters), ranks, zero_));
+  unit.buckets.push_back(buckets_.back().get());
+  return unit.buckets.back();
+}
+
+void ShardedModel::add_embedding() {
+  Unit unit{model_.embedding(), {}};
+  Bucket* bucket = add_bucket(unit, {&model_.embedding()->weight()});
+  if (model_.spec().tied) tied_embedding_ = bucket;
+  units_.push_back(std::move(unit));
+}
+
+void ShardedModel::add_layer(Layer& layer) {
+  std::vector<Parameter*> dense;
+  std::vector<Parameter*> expert;
+  for (Parameter* parameter : layer.parameters())
+    (parameter->layout().ranks == Layout::Ranks::expert ? expert : dense).push_back(parameter);
+  Unit unit{&layer, {}};
+  add_bucket(unit, std::move(dense));
+  add_bucket(unit, std::move(expert));
+  units_.push_back(std::move(unit));
+}
+
+// A tied copy lies alone, as the embedding does, so that the two are cut alike.
+void ShardedModel::add_head() {
+  Unit unit{model_.head(), {}};
+  Parameter* matrix = &model_.head()->weight();
+  std::vector<Parameter*> others = model_.head()->parameters();
+  if (matrix->is_copy()) {
+    std::erase(others, matrix);
+    tied_head_ = add_bucket(unit, {matrix});
+  }
+  add_bucket(unit, std::move(others));
+  units_.push_back(std::move(unit));
+}
+
+void ShardedModel::install_hooks() {
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    Unit& unit = units_[i];
+    if (zero_ == 3) {
+      for (Bucket* bucket : unit.buckets)
+        for (Parameter* parameter : bucket->parameters())
+          if (!parameter->is_shared()) parameter->on_missing_view([this, i] { fetch_ahead(i); });
+      unit.module->on_leave([&unit](Module&) {
+        if (!in_backward()) drop_all(unit.buckets);
+      });
+    }
+    if (dynamic_cast<Layer*>(unit.module) != nullptr)
+      unit.module->reshard(
+          [&unit](const Tensor& x) {
+            return mark(x, [&unit] { drop_all(unit.buckets); }, [&unit] { mark_done(unit.buckets); });
+          },
+          {});
+  }
+}
+
+// This unit's values, and those of the unit that will be needed after it.
+void ShardedModel::fetch_ahead(std::size_t unit) {
+  for (Bucket* bucket : units_[unit].buckets) bucket->fetch();
+  const std::size_t next = in_backward() ? unit - 1 : unit + 1;
+  if (next >= units_.size() || dynamic_cast<Layer*>(units_[next].module) == nullptr) return;
+  for (Bucket* bucket : units_[next].buckets) bucket->fetch();
+}
+
+void ShardedModel::initialize(std::uint64_t seed) {
+  model_.initialize(seed);
+  publish();
+}
+
+void ShardedModel::publish() {
+  for (const auto& bucket : buckets_) bucket->publish();
+}
+
+void ShardedModel::start_step(const GroupCount& count) {
+  for (const auto& bucket : buckets_) bucket->start_step(count);
+}
+
+Tensor ShardedModel::loss(const Tensor& x, const Batch& batch, const Tensor& inverse_count) {
+  const std::vector<Bucket*>* head = &units_.back().buckets;
+  const Tensor marked = mark(x, [head] { drop_all(*head); }, [head] { mark_done(*head); });
+  return model_.head()->loss(marked, batch.targets.view({batch.targets.numel()}), inverse_count);
+}
+
+void ShardedModel::microbatch_done() {
+  if (model_.embedding() != nullptr) mark_done(units_.front().buckets);
+}
+
+void ShardedModel::finish_step() {
+  for (const auto& bucket : buckets_) bucket->finish_step();
+}
+
+std::vector<Parameter*> ShardedModel::spoken_for() const {
+  std::vector<Parameter*> result;
+  for (const auto& bucket : buckets_)
+    for (Parameter* parameter : bucket->parameters())
+      if (!parameter->is_copy() && bucket->speaks_for(*parameter)) result.push_back(parameter);
+  return result;
+}
+
+}  // namespace tessera
