@@ -7,25 +7,33 @@
 namespace tessera {
 namespace {
 
-Tensor rows_of(std::span<const Sample> samples, std::int64_t length,
+Tensor rows_of(std::span<const Sample> samples, std::span<const PositionRange> positions,
                const std::vector<std::int32_t> Sample::*member, Device& device) {
   std::vector<std::int32_t> values;
-  values.reserve(samples.size() * static_cast<std::size_t>(length));
   for (const Sample& sample : samples)
-    values.insert(values.end(), (sample.*member).begin(), (sample.*member).begin() + length);
-  return Tensor::from_host(values.data(), {static_cast<std::int64_t>(samples.size()), length}, DType::i32,
+    for (const PositionRange& range : positions)
+      values.insert(values.end(), (sample.*member).begin() + range.begin,
+                    (sample.*member).begin() + range.end);
+  const auto rows = static_cast<std::int64_t>(samples.size());
+  return Tensor::from_host(values.data(), {rows, static_cast<std::int64_t>(values.size()) / rows}, DType::i32,
                            device);
 }
 
 }  // namespace
 
+Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& device,
+                 std::span<const PositionRange> positions) {
+  assert(!samples.empty());
+  return {rows_of(samples, positions, &Sample::tokens, device),
+          rows_of(samples, positions, &Sample::positions, device),
+          document_mask ? rows_of(samples, positions, &Sample::doc_start, device) : Tensor(),
+          rows_of(samples, positions, &Sample::targets, device)};
+}
+
 Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& device) {
   assert(!samples.empty());
-  const auto length = static_cast<std::int64_t>(samples[0].targets.size());
-  return {rows_of(samples, length, &Sample::tokens, device),
-          rows_of(samples, length, &Sample::positions, device),
-          document_mask ? rows_of(samples, length, &Sample::doc_start, device) : Tensor(),
-          rows_of(samples, length, &Sample::targets, device)};
+  const PositionRange all{0, static_cast<std::int64_t>(samples[0].targets.size())};
+  return make_batch(samples, document_mask, device, std::span(&all, 1));
 }
 
 Evaluation evaluate(Model& model, const TokenFile& file, std::int64_t seq_len, std::int64_t micro_batch,

@@ -7,11 +7,15 @@
 
 #include "core/nn/model.h"
 #include "data/dataset.h"
+#include "parallel/context.h"
 
 namespace tessera {
 
 // Samples as one microbatch; `document_mask` decides whether doc_start is there.
 Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& device);
+// The same, of these positions of each row only.
+Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& device,
+                 std::span<const PositionRange> positions);
 
 struct Evaluation {
   double loss = 0;          // mean −log p over counted targets, in nats

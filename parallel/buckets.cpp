@@ -21,11 +21,6 @@ bool is_cut(const Parameter& parameter) {
   return parameter.layout().cut != Layout::Cut::none;
 }
 
-bool has_replicas(const Parameter& parameter) {
-  return std::any_of(parameter.segments().begin(), parameter.segments().end(),
-                     [](const Segment& segment) { return segment.replicas > 1; });
-}
-
 }  // namespace
 
 Bucket::Bucket(std::vector<Parameter*> parameters, const ReplicaGroups& ranks, int zero)
@@ -114,11 +109,11 @@ Tensor Bucket::owned_slice(const Tensor& shard, std::size_t parameter) const {
   return shard.narrow(0, begin, rows.size() * columns).view(shape);
 }
 
-bool Bucket::speaks_for(const Parameter& parameter) const {
-  if (parameter.is_copy() && parameter.is_shared()) return false;
+bool Bucket::speaks_for(const Parameter& parameter, const Segment& segment) const {
+  if (parameter.is_copy()) return false;
   if (zero_ == 0 && ranks_.all->rank() != 0) return false;
   if (!is_cut(parameter)) return ranks_.same_values->rank() == 0;
-  return !has_replicas(parameter) || ranks_.same_heads->rank() == 0;
+  return segment.replicas == 1 || ranks_.same_heads->rank() == 0;
 }
 
 void Bucket::make_gradient() {

@@ -45,8 +45,8 @@ class Bucket {
   Bucket& operator=(const Bucket&) = delete;
 
   const std::vector<Parameter*>& parameters() const { return parameters_; }
-  // Whether this rank speaks for its owned rows, of which other ranks may hold copies.
-  bool speaks_for(const Parameter& parameter) const;
+  // Whether this rank speaks for its owned rows of a segment, of which other ranks may hold copies.
+  bool speaks_for(const Parameter& parameter, const Segment& segment) const;
 
   void start_step(const GroupCount& count);
   // One more microbatch's gradients are in; at the end of a group they are summed, where ZeRO wants it.

@@ -1,6 +1,6 @@
 #include "parallel/engine.h"
 
-#include <algorithm>
+#include <set>
 
 #include "core/autograd/tape.h"
 #include "core/base/error.h"
@@ -46,16 +46,16 @@ void Engine::build(const ModelOptions& model, const AdamWOptions& optimizer) {
   const std::vector<ModelPart> parts = pipeline_parts(spec_, layout_.layers, model_place(mesh_));
   std::vector<ShardedModel*> own;
   std::vector<Parameter*> stepped;
-  std::vector<Parameter*> spoken_for;
+  std::vector<SegmentOf> spoken_for;
   for (int c = mesh_.index(Axis::pp); c < chunks; c += stages) {
     chunks_.push_back(std::make_unique<ShardedModel>(spec_, device_, model, parts[static_cast<std::size_t>(c)],
                                                      mesh_, layout_.context, layout_.zero));
     own.push_back(chunks_.back().get());
     for (Parameter* parameter : own.back()->parameters()) stepped.push_back(parameter);
-    for (Parameter* parameter : own.back()->spoken_for()) spoken_for.push_back(parameter);
+    for (const SegmentOf& segment : own.back()->spoken_for()) spoken_for.push_back(segment);
   }
   optimizer_ = std::make_unique<AdamW>(stepped, optimizer);
-  norm_ = std::make_unique<GradientNorm>(std::move(spoken_for),
+  norm_ = std::make_unique<GradientNorm>(spoken_for,
                                          mesh_.world().size() == 1 ? nullptr : &mesh_.world());
   executor_ = std::make_unique<PipelineExecutor>(schedule(), std::move(own), mesh_);
 }
@@ -155,6 +155,36 @@ void Engine::add_tied_gradients() {
   add_into(mine, theirs);
 }
 
+double Engine::evaluate(const Batch& batch) {
+  const NoGrad no_grad;
+  constexpr int evaluation_tag = 1 << 25;
+  ProcessGroup& stages = mesh_.group(Axis::pp);
+  const int chunks = stages.size() * layout_.virtual_stages;
+  const Shape shape{batch.positions.numel() / mesh_.size(Axis::tp), spec_.hidden_size};
+  const float one = 1;
+  const Tensor factor = Tensor::from_host(&one, {1}, DType::f32, device_);
+  double loss = 0;
+  for (std::size_t i = 0; i < chunks_.size(); ++i) {
+    const int c = stages.rank() + static_cast<int>(i) * stages.size();
+    Tensor x;
+    if (c > 0) {
+      x = Tensor::empty(shape, chunks_[i]->model().options().compute, device_);
+      stages.recv(x, (c - 1) % stages.size(), evaluation_tag + c);
+    }
+    const Tensor y = chunks_[i]->hidden(x, batch);
+    if (c + 1 < chunks)
+      stages.send(y, (c + 1) % stages.size(), evaluation_tag + c + 1);
+    else
+      chunks_[i]->loss(y, batch, factor).to_host(&loss);
+  }
+  for (const Axis axis : {Axis::tp, Axis::cp, Axis::pp}) {
+    const std::vector<double> shares = mesh_.group(axis).all_gather(loss);
+    loss = 0;
+    for (const double share : shares) loss += share;
+  }
+  return loss;
+}
+
 void Engine::update(double lr, double clip) {
   optimizer_->step(lr, clip);
   mesh_.world().set_position("publishing weights");
@@ -163,42 +193,39 @@ void Engine::update(double lr, double clip) {
 
 Engine::Owned Engine::part_of(std::size_t index, const Segment& segment, RowRange rows) const {
   const Parameter& parameter = *optimizer_->parameters()[index];
-  const std::int64_t begin = rows.begin - parameter.owned().begin;
-  const auto part = [&](const Tensor& owned) { return owned.narrow(0, begin, rows.size()); };
+  const auto part = [&](const Tensor& owned) {
+    return owned.narrow(0, rows.begin - parameter.owned().begin, rows.size());
+  };
+  const bool has_gradient = parameter.gradient().defined() || parameter.has_owned_gradient();
   return {segment.name,
           segment.global,
           segment.first_row + rows.begin - segment.begin,
           segment.first_column,
           part(parameter.value()),
-          parameter.gradient().defined() || parameter.has_owned_gradient() ? part(parameter.owned_gradient())
-                                                                           : Tensor(),
+          has_gradient ? part(parameter.owned_gradient()) : Tensor(),
           part(optimizer_->first_moment(index)),
           part(optimizer_->second_moment(index))};
 }
 
-std::vector<Engine::Owned> Engine::held() const {
+std::vector<Engine::Owned> Engine::parts(const std::function<bool(const Segment*)>& wanted) const {
   std::vector<Owned> all;
   const auto parameters = optimizer_->parameters();
   for (std::size_t i = 0; i < parameters.size(); ++i)
     for (const Segment& segment : parameters[i]->segments())
       if (const RowRange rows = owned_rows(segment, parameters[i]->owned()); rows.size() > 0)
-        all.push_back(part_of(i, segment, rows));
+        if (wanted(&segment)) all.push_back(part_of(i, segment, rows));
   return all;
 }
 
+std::vector<Engine::Owned> Engine::held() const {
+  return parts([](const Segment*) { return true; });
+}
+
 std::vector<Engine::Owned> Engine::owned() const {
-  std::vector<Parameter*> spoken_for;
+  std::set<const Segment*> spoken_for;
   for (const auto& chunk : chunks_)
-    for (Parameter* parameter : chunk->spoken_for()) spoken_for.push_back(parameter);
-  std::vector<Owned> all;
-  const auto parameters = optimizer_->parameters();
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    if (std::find(spoken_for.begin(), spoken_for.end(), parameters[i]) == spoken_for.end()) continue;
-    for (const Segment& segment : parameters[i]->segments())
-      if (const RowRange rows = owned_rows(segment, parameters[i]->owned()); rows.size() > 0)
-        all.push_back(part_of(i, segment, rows));
-  }
-  return all;
+    for (const SegmentOf& one : chunk->spoken_for()) spoken_for.insert(one.segment);
+  return parts([&](const Segment* segment) { return spoken_for.contains(segment); });
 }
 
 }  // namespace tessera

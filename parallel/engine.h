@@ -90,6 +90,7 @@ class Engine {
   PipelineSchedule schedule() const;
   double combine_losses(const std::vector<double>& own) const;
   void add_tied_gradients();
+  std::vector<Owned> parts(const std::function<bool(const Segment*)>& wanted) const;
   Owned part_of(std::size_t parameter, const Segment& segment, RowRange rows) const;
 
   ModelSpec spec_;

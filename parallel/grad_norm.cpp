@@ -32,19 +32,17 @@ struct Place {
 
 }  // namespace
 
-GradientNorm::GradientNorm(std::vector<Parameter*> parameters, ProcessGroup* ranks) : ranks_(ranks) {
+GradientNorm::GradientNorm(const std::vector<SegmentOf>& segments, ProcessGroup* ranks) : ranks_(ranks) {
   std::ostringstream mine;
-  for (Parameter* parameter : parameters)
-    for (const Segment& segment : parameter->segments()) {
-      const RowRange rows = owned_rows(segment, parameter->owned());
-      if (rows.size() == 0) continue;
-      const std::int64_t first = rows.begin - segment.begin;
-      assert(first % norm_block_rows == 0);
-      runs_.push_back({parameter, rows, (rows.size() + norm_block_rows - 1) / norm_block_rows});
-      own_blocks_ += runs_.back().blocks;
-      mine << segment.name << ' ' << segment.first_row + first << ' ' << segment.first_column << ' '
-           << runs_.back().blocks << '\n';
-    }
+  for (const auto& [parameter, segment] : segments) {
+    const RowRange rows = owned_rows(*segment, parameter->owned());
+    if (rows.size() == 0) continue;
+    const std::int64_t first = rows.begin - segment->begin;
+    assert(first % norm_block_rows == 0);
+    runs_.push_back({parameter, rows, (rows.size() + norm_block_rows - 1) / norm_block_rows});
+    mine << segment->name << ' ' << segment->first_row + first << ' ' << segment->first_column << ' '
+         << runs_.back().blocks << '\n';
+  }
   const std::vector<std::string> all =
       ranks == nullptr ? std::vector<std::string>{mine.str()} : ranks->all_gather_text(mine.str());
   std::vector<Place> places;
@@ -98,7 +96,10 @@ double GradientNorm::operator()() const {
 }
 
 double gradient_norm(std::span<Parameter* const> parameters) {
-  return GradientNorm({parameters.begin(), parameters.end()}, nullptr)();
+  std::vector<SegmentOf> segments;
+  for (Parameter* parameter : parameters)
+    for (const Segment& segment : parameter->segments()) segments.push_back({parameter, &segment});
+  return GradientNorm(segments, nullptr)();
 }
 
 }  // namespace tessera

@@ -15,12 +15,18 @@ namespace tessera {
 // Squares are summed per this many rows of a segment; partitions of rows over ranks keep such blocks whole.
 inline constexpr std::int64_t norm_block_rows = 16;
 
+// A segment of a parameter.
+struct SegmentOf {
+  Parameter* parameter = nullptr;
+  const Segment* segment = nullptr;
+};
+
 class GradientNorm {
  public:
-  // `parameters`: those whose owned rows this rank speaks for, so that over all ranks every row of every
+  // `segments`: those whose owned rows this rank speaks for, so that over all ranks every row of every
   // logical tensor is spoken for once. Collective over `ranks`, which may be null on one rank. All outlive
   // this.
-  GradientNorm(std::vector<Parameter*> parameters, ProcessGroup* ranks);
+  GradientNorm(const std::vector<SegmentOf>& segments, ProcessGroup* ranks);
 
   // √(Σ g²) over the owned gradients. Collective; the same bits on every rank.
   double operator()() const;
@@ -35,7 +41,6 @@ class GradientNorm {
   std::vector<double> own_sums() const;
 
   std::vector<Run> runs_;  // this rank's
-  std::int64_t own_blocks_ = 0;
   ProcessGroup* ranks_;
   std::vector<std::int64_t> counts_;  // blocks by rank
   struct Span {

@@ -147,11 +147,12 @@ void ShardedModel::finish_step() {
   for (const auto& bucket : buckets_) bucket->finish_step();
 }
 
-std::vector<Parameter*> ShardedModel::spoken_for() const {
-  std::vector<Parameter*> result;
+std::vector<SegmentOf> ShardedModel::spoken_for() const {
+  std::vector<SegmentOf> result;
   for (const auto& bucket : buckets_)
     for (Parameter* parameter : bucket->parameters())
-      if (!parameter->is_copy() && bucket->speaks_for(*parameter)) result.push_back(parameter);
+      for (const Segment& segment : parameter->segments())
+        if (bucket->speaks_for(*parameter, segment)) result.push_back({parameter, &segment});
   return result;
 }
 

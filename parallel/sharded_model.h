@@ -12,6 +12,7 @@
 #include "core/nn/model.h"
 #include "parallel/apply.h"
 #include "parallel/buckets.h"
+#include "parallel/grad_norm.h"
 
 namespace tessera {
 
@@ -42,8 +43,8 @@ class ShardedModel {
   // Buckets of the embedding matrix and of a tied head's copy, where they are here and there is such a copy.
   Bucket* tied_embedding() { return tied_embedding_; }
   Bucket* tied_head() { return tied_head_; }
-  // Parameters whose owned rows this rank speaks for.
-  std::vector<Parameter*> spoken_for() const;
+  // Segments whose owned rows this rank speaks for.
+  std::vector<SegmentOf> spoken_for() const;
 
  private:
   struct Unit {
