@@ -1,6 +1,7 @@
 #include "launch/batches.h"
 
-#include "core/autograd/tape.h"
+#include <algorithm>
+
 #include "core/base/error.h"
 #include "parallel/comm/communicator.h"
 
@@ -36,32 +37,44 @@ Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& de
   return make_batch(samples, document_mask, device, std::span(&all, 1));
 }
 
-Evaluation evaluate(Model& model, const TokenFile& file, std::int64_t seq_len, std::int64_t micro_batch,
-                    bool document_mask, ProcessGroup& ranks) {
-  const NoGrad no_grad;
-  Device& device = model.device();
-  const std::int64_t count = windows(file, seq_len);
-  if (count == 0) fail("'{}' has fewer tokens than one window of {} + 1", file.path().string(), seq_len);
-  const float one = 1;
-  const Tensor factor = Tensor::from_host(&one, {1}, DType::f32, device);
-  const std::int64_t batches = (count + micro_batch - 1) / micro_batch;
+namespace {
+
+// Window `first` of a file and those after it, as many as a microbatch has; beyond the end a copy of an
+// earlier one whose targets do not count, so that every rank takes part in every forward pass.
+std::vector<Sample> windows_from(const TokenFile& file, std::int64_t first, const BatchShape& batch,
+                                 bool document_mask) {
+  const std::int64_t count = windows(file, batch.seq_len);
+  std::vector<Sample> samples;
+  for (std::int64_t w = first; w < first + batch.micro_batch; ++w) {
+    samples.push_back(window(file, std::min(w, count - 1), batch.seq_len, document_mask));
+    if (w < count) continue;
+    std::fill(samples.back().targets.begin(), samples.back().targets.end(), -1);
+    samples.back().counted = 0;
+  }
+  return samples;
+}
+
+}  // namespace
+
+Evaluation evaluate(Engine& engine, const TokenFile& file, const BatchShape& batch, bool document_mask) {
+  const std::int64_t count = windows(file, batch.seq_len);
+  if (count == 0)
+    fail("'{}' has fewer tokens than one window of {} + 1", file.path().string(), batch.seq_len);
+  ProcessGroup& ranks = engine.mesh().group(Axis::dp);
+  const std::int64_t batches = (count + batch.micro_batch - 1) / batch.micro_batch;
   const std::int64_t share = (batches + ranks.size() - 1) / ranks.size();
-  const Tensor mine = Tensor::zeros({share}, DType::f64, device);
+  const std::vector<PositionRange> positions = engine.positions();
+  std::vector<double> mine;
   std::int64_t tokens = 0;
   for (std::int64_t i = 0; i < share; ++i) {
-    const std::int64_t batch = ranks.rank() * share + i;
-    if (batch >= batches) break;
-    std::vector<Sample> samples;
-    for (std::int64_t w = batch * micro_batch; w < std::min(count, (batch + 1) * micro_batch); ++w) {
-      samples.push_back(window(file, w, seq_len, document_mask));
-      tokens += samples.back().counted;
-    }
-    model.loss(make_batch(samples, document_mask, device), factor).to_host(mine.data<double>() + i);
+    const auto samples =
+        windows_from(file, (ranks.rank() * share + i) * batch.micro_batch, batch, document_mask);
+    for (const Sample& sample : samples) tokens += sample.counted;
+    mine.push_back(engine.evaluate(make_batch(samples, document_mask, engine.device(), positions)));
   }
-  const Tensor all = Tensor::empty({share * ranks.size()}, DType::f64, device);
-  ranks.all_gather(all, mine);
   Evaluation result{0, ranks.sum(tokens), file.info().text_bytes};
-  for (std::int64_t i = 0; i < all.numel(); ++i) result.loss += all.data<double>()[i];
+  const std::vector<std::int64_t> counts(static_cast<std::size_t>(ranks.size()), share);
+  for (const double loss : ranks.all_gather(mine, counts)) result.loss += loss;
   result.loss /= static_cast<double>(std::max<std::int64_t>(1, result.tokens));
   return result;
 }

@@ -7,7 +7,7 @@
 
 #include "core/nn/model.h"
 #include "data/dataset.h"
-#include "parallel/context.h"
+#include "parallel/engine.h"
 
 namespace tessera {
 
@@ -23,11 +23,8 @@ struct Evaluation {
   std::uint64_t text_bytes = 0;
 };
 
-class ProcessGroup;
-
-// Mean loss over every window of `file`, shared among the ranks; microbatch by microbatch, summed in file
-// order, so the result does not depend on the number of ranks.
-Evaluation evaluate(Model& model, const TokenFile& file, std::int64_t seq_len, std::int64_t micro_batch,
-                    bool document_mask, ProcessGroup& ranks);
+// Mean loss over every window of `file`, shared among the data-parallel ranks; microbatch by microbatch,
+// summed in file order, so the result does not depend on their number. Collective.
+Evaluation evaluate(Engine& engine, const TokenFile& file, const BatchShape& batch, bool document_mask);
 
 }  // namespace tessera

@@ -1,29 +1,75 @@
 #include "launch/estimate.h"
 
+#include <algorithm>
+#include <bit>
 #include <chrono>
 
 #include "core/autograd/tape.h"
 #include "core/ops/linear.h"
 #include "core/tensor/device.h"
+#include "parallel/pipeline/split.h"
 
 namespace tessera {
 
-std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const RunShape& shape) {
-  const auto device = make_device(DeviceKind::meta);
-  Model model(spec, *device, options);
-  std::vector<Tensor> buffers;  // moments and further gradient buffers
+namespace {
+
+// Bytes per element of a parameter that this rank holds, with `owners` ranks sharing state out.
+double bytes_per_parameter(const ModelOptions& options, int zero, int owners, std::int64_t gradient_buffers) {
+  const double share = 1.0 / owners;
+  const bool bf16 = options.compute == DType::bf16;
+  const double master = 4 * (zero == 0 || (zero < 3 && !bf16) ? 1 : share);
+  const double view = bf16 ? 2 * (zero == 3 ? share : 1) : 0;
+  const double gradients = 4 * static_cast<double>(gradient_buffers) * (zero >= 2 ? share : 1);
+  return master + view + gradients + 8 * (zero >= 1 ? share : 1);
+}
+
+// Full gradient buffers: the main one, and partial sums where a rank holds several reduce groups.
+std::int64_t gradient_buffers(const ReduceGroups& groups) {
+  return std::bit_width(static_cast<std::uint64_t>(groups.local_groups));
+}
+
+std::size_t activation_bytes(Model& model, const ParallelLayout& layout, const BatchShape& batch) {
+  Device& device = model.device();
   for (Parameter* parameter : model.parameters()) {
-    parameter->bind_gradient(Tensor::empty(parameter->shape(), DType::f32, *device));
-    for (std::int64_t i = 0; i < 1 + shape.gradient_buffers; ++i)
-      buffers.push_back(Tensor::empty(parameter->shape(), DType::f32, *device));
+    parameter->value();
+    parameter->bind_gradient(Tensor::empty(parameter->shape(), DType::f32, device));
   }
-  const Shape rows{shape.micro_batch, shape.seq_len};
-  const Tensor ids = Tensor::empty(rows, DType::i32, *device);
-  const Tensor scale = Tensor::empty({1}, DType::f32, *device);
-  const Tensor loss = model.loss({ids, ids, ids, ids}, scale);
-  const Tensor gradient = Tensor::empty(loss.shape(), loss.dtype(), *device);
-  backward(std::span(&loss, 1), std::span(&gradient, 1));
-  return device->memory().peak;
+  device.reset_peak();
+  const std::size_t before = device.memory().peak;
+  const Tensor ids = Tensor::empty({batch.micro_batch, batch.seq_len / layout.mesh.cp}, DType::i32, device);
+  const Batch one{ids, ids, ids, ids};
+  if (model.head() != nullptr) {
+    const Tensor loss = model.loss(one, Tensor::empty({1}, DType::f32, device));
+    const Tensor gradient = Tensor::empty(loss.shape(), loss.dtype(), device);
+    backward(std::span(&loss, 1), std::span(&gradient, 1));
+  } else {
+    const Tensor y = model.hidden({}, one);
+    const Tensor gradient = Tensor::empty(y.shape(), y.dtype(), device);
+    backward(std::span(&y, 1), std::span(&gradient, 1));
+  }
+  return device.memory().peak - before;
+}
+
+}  // namespace
+
+std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
+                            const BatchShape& batch, const ReduceGroups& groups) {
+  const auto device = make_device(DeviceKind::meta);
+  const MeshShape& mesh = layout.mesh;
+  const int chunks = mesh.pp * layout.virtual_stages;
+  const auto counts =
+      layout.layers.empty() ? split_layers(split_costs(spec, batch.seq_len), chunks) : layout.layers;
+  const ModelPlace place{{0, mesh.tp}, {0, mesh.ep}, {0, mesh.etp}};
+  Model model(spec, *device, options, pipeline_parts(spec, counts, place)[0]);
+  double state = 0;
+  for (const Parameter* parameter : model.parameters()) {
+    const int owners = parameter->layout().ranks == Layout::Ranks::expert ? mesh.edp() : mesh.dp * mesh.cp;
+    state += static_cast<double>(parameter->shape().numel()) *
+             bytes_per_parameter(options, owners == 1 ? 0 : layout.zero, owners, gradient_buffers(groups));
+  }
+  const auto live = std::min<std::int64_t>(mesh.pp, groups.local_groups * groups.microbatches_per_group());
+  return static_cast<std::size_t>(state * layout.virtual_stages) +
+         activation_bytes(model, layout, batch) * static_cast<std::size_t>(live * layout.virtual_stages);
 }
 
 double measure_flops(Device& device, DType compute, std::int64_t hidden_size) {

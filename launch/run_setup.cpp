@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "core/base/hash.h"
@@ -65,13 +66,43 @@ int threads_of(const Config& config, const ProcessGroup& ranks) {
   return config.train.threads.value_or(std::max(1, available_cpus() / std::max(1, ranks.ranks_on_node())));
 }
 
+// A mistake in the layout begins with its key; told at the place where the user wrote it.
+ParallelLayout layout_of(const Config& config, const ModelSpec& spec, const BatchShape& batch, int ranks) {
+  try {
+    return plan_layout(config.parallel.layout, spec, batch, ranks);
+  } catch (const Error& e) {
+    const std::string message = e.what();
+    const std::string key = message.substr(0, message.find(' '));
+    if (!config.places.contains(key)) throw;
+    config.fail_at(key, message.substr(key.size() + 1));
+  }
+}
+
+// The weights of one part, row by row of the whole tensor.
+void read_part(const ModelSource& source, const Engine::Owned& part) {
+  LogicalTensor tensor{part.name, {}};
+  for (int i = 0; i < part.global.rank(); ++i) tensor.shape.push_back(part.global[i]);
+  const std::int64_t width = part.global.rank() == 2 ? part.global[1] : 1;
+  const std::int64_t columns = part.weight.rank() == 2 ? part.weight.size(1) : 1;
+  const std::int64_t rows = part.weight.size(0);
+  const std::int64_t step = std::max<std::int64_t>(1, (std::int64_t{1} << 22) / width);
+  std::vector<float> block;
+  for (std::int64_t row = 0; row < rows; row += step) {
+    const std::int64_t count = std::min(step, rows - row);
+    block.resize(static_cast<std::size_t>(count * width));
+    source.read(tensor, part.row + row, count, block);
+    for (std::int64_t i = 0; i < count; ++i)
+      std::memmove(block.data() + i * columns, block.data() + i * width + part.column,
+                   static_cast<std::size_t>(columns) * sizeof(float));
+    part.weight.device().copy(part.weight.narrow(0, row, count).raw(), block.data(),
+                              static_cast<std::size_t>(count * columns) * sizeof(float));
+  }
+}
+
 }  // namespace
 
 RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions&) {
   check_same_config(config, ranks);
-  if (config.parallel.dp && *config.parallel.dp != ranks.size())
-    config.fail_at("parallel.dp",
-                   fmt::format("is {}, but {} ranks were started", *config.parallel.dp, ranks.size()));
   RunSetup setup;
   setup.device = make_device(device_kind(config), {0, threads_of(config, ranks)});
   setup.device->wished_kernels = config.kernels;
@@ -93,19 +124,21 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
   if (config.data.seq_len > spec.max_positions)
     config.fail_at("data.seq_len", fmt::format("{} is beyond the model's max_position_embeddings {}",
                                                config.data.seq_len, spec.max_positions));
-  setup.model = std::make_unique<Model>(
-      spec, *setup.device,
-      ModelOptions{setup.description.dtype, config.train.recompute, config.data.seq_len});
+  setup.model = {setup.description.dtype, config.train.recompute, config.data.seq_len};
+  setup.batch = {config.train.global_batch, config.train.micro_batch, config.data.seq_len};
+  setup.layout = layout_of(config, spec, setup.batch, ranks.size());
+  setup.optimizer = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps,
+                     config.optimizer.weight_decay};
   return setup;
 }
 
-void initialize_weights(const Config& config, Model& model) {
+void initialize_weights(const Config& config, Engine& engine) {
   if (!config.init.from) {
-    model.initialize(config.init.seed);
+    engine.initialize(config.init.seed);
     return;
   }
   const ModelSource source = open_model(*config.init.from);
-  std::vector<LogicalTensor> ours = logical_tensors(model.spec());
+  std::vector<LogicalTensor> ours = logical_tensors(engine.spec());
   std::vector<LogicalTensor> theirs = logical_tensors(source.spec());
   const auto same = [](const LogicalTensor& a, const LogicalTensor& b) {
     return a.name == b.name && a.shape == b.shape;
@@ -113,12 +146,15 @@ void initialize_weights(const Config& config, Model& model) {
   if (!std::equal(ours.begin(), ours.end(), theirs.begin(), theirs.end(), same))
     config.fail_at("init.from",
                    fmt::format("'{}' holds a model of other sizes than this config's", *config.init.from));
-  load_parameters(model, source);
+  for (const Engine::Owned& part : engine.held()) read_part(source, part);
+  engine.weights_changed();
 }
 
-void print_start_table(const Config& config, Model& model, const ModelDescription& description,
-                       const ReduceGroups& groups, const ProcessGroup& ranks, const TrainOptions& options) {
-  const ModelSpec& spec = model.spec();
+void print_start_table(const Config& config, const RunSetup& setup, const Engine& engine,
+                       const ProcessGroup& ranks, const TrainOptions& options) {
+  const ModelSpec& spec = engine.spec();
+  const ReduceGroups& groups = engine.groups();
+  const ModelDescription& description = setup.description;
   const auto row = [](const char* what, const std::string& text) {
     std::printf("  %-12s %s\n", what, text.c_str());
   };
@@ -130,14 +166,9 @@ void print_start_table(const Config& config, Model& model, const ModelDescriptio
       defaults +=
           (defaults.empty() ? "" : ", ") + key + "=" + description.release.config->value(key, Json()).dump();
 
-  const RunShape shape{
-      config.train.micro_batch, config.data.seq_len, config.train.global_batch,
-      1 + (groups.local_groups > 1
-               ? static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(groups.local_groups))) -
-                     1
-               : 0)};
-  const double memory = static_cast<double>(estimate_memory(spec, model.options(), shape));
-  const double rate = measure_flops(model.device(), model.options().compute, spec.hidden_size) * ranks.size();
+  const auto memory =
+      static_cast<double>(estimate_memory(spec, setup.model, engine.layout(), setup.batch, groups));
+  const double rate = measure_flops(engine.device(), setup.model.compute, spec.hidden_size) * ranks.size();
   const double step_tokens = static_cast<double>(config.train.global_batch * config.data.seq_len);
   const double step_seconds = step_tokens * flops_per_token(spec, config.data.seq_len) / rate;
 
@@ -147,9 +178,10 @@ void print_start_table(const Config& config, Model& model, const ModelDescriptio
   if (!defaults.empty()) row("defaults", defaults);
   row("compute",
       fmt::format("{}, recompute {}, device {}, {} threads a rank", name_of(config.train.precision),
-                  name_of(config.train.recompute), config.train.device, model.device().threads().size()));
-  row("ranks", fmt::format("{} ({}), data parallel {}, {} reduce groups", ranks.size(), options.how,
-                           ranks.size(), groups.groups));
+                  name_of(config.train.recompute), config.train.device, engine.device().threads().size()));
+  const std::string layout = text(engine.layout());
+  row("ranks", fmt::format("{} ({}){}, {} reduce groups", ranks.size(), options.how,
+                           ranks.size() == 1 ? "" : ": " + layout, groups.groups));
   row("batch",
       fmt::format("{} sequences of {} tokens a step, {} a microbatch, {} steps", config.train.global_batch,
                   config.data.seq_len, config.train.micro_batch, config.train.steps));

@@ -11,26 +11,29 @@
 #include "launch/config/config.h"
 #include "launch/trainer.h"
 #include "parallel/comm/communicator.h"
-#include "parallel/reduce_groups.h"
+#include "parallel/engine.h"
 
 namespace tessera {
 
 struct RunSetup {
-  std::unique_ptr<Device> device;  // first: it outlives the model
+  std::unique_ptr<Device> device;
   std::unique_ptr<Dataset> data;
   std::vector<std::unique_ptr<TokenFile>> valid;
   ModelDescription description;  // config as published, tokenizer and other files
-  std::unique_ptr<Model> model;  // not initialised
+  ModelOptions model;
+  ParallelLayout layout;
+  BatchShape batch;
+  AdamWOptions optimizer;
 };
 
 // Opens and builds everything; checks that all ranks were given the same config. Throws Error.
 RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions& options);
 
 // Drawn from init.seed, or read from init.from.
-void initialize_weights(const Config& config, Model& model);
+void initialize_weights(const Config& config, Engine& engine);
 
 // Prints what will run, with parameters, and estimates of memory and time; rank 0.
-void print_start_table(const Config& config, Model& model, const ModelDescription& description,
-                       const ReduceGroups& groups, const ProcessGroup& ranks, const TrainOptions& options);
+void print_start_table(const Config& config, const RunSetup& setup, const Engine& engine,
+                       const ProcessGroup& ranks, const TrainOptions& options);
 
 }  // namespace tessera

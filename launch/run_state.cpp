@@ -16,17 +16,17 @@ std::vector<std::int64_t> dims_of(const Shape& shape) {
   return dims;
 }
 
-// Calls visit(segment's name, state, its part of the fused tensor) for all that a run holds, in one order.
+// Calls visit(name of the state, its values) for all that is saved of a part.
 template <class Visit>
-void for_each_state(const AdamW& optimizer, Visit visit) {
-  const auto parameters = optimizer.parameters();
-  for (std::size_t i = 0; i < parameters.size(); ++i)
-    for (const Segment& segment : parameters[i]->segments()) {
-      const auto part = [&](const Tensor& fused) { return fused.narrow(0, segment.begin, segment.rows); };
-      visit(segment.name, "weight", part(parameters[i]->value()));
-      visit(segment.name, "adam_m", part(optimizer.first_moment(i)));
-      visit(segment.name, "adam_v", part(optimizer.second_moment(i)));
-    }
+void for_each_state(const Engine::Owned& part, Visit visit) {
+  visit("weight", part.weight);
+  visit("adam_m", part.first_moment);
+  visit("adam_v", part.second_moment);
+}
+
+Slab slab_of(const Engine::Owned& part) {
+  if (part.global.rank() == 1) return {{part.row}, {part.weight.size(0)}};
+  return {{part.row, part.column}, {part.weight.size(0), part.weight.size(1)}};
 }
 
 Json meta_of(const Config& config, const RunPosition& position, const ModelDescription& description,
@@ -72,21 +72,17 @@ std::string RankCoordination::broadcast_text(const std::string& text) {
   return ranks_.all_gather_text(ranks_.rank() == 0 ? text : "").front();
 }
 
-void save_run(const Config& config, const RunPosition& position, const AdamW& optimizer,
-              const ModelDescription& description, const std::map<std::string, std::string>& kernels,
-              ProcessGroup& ranks) {
+void save_run(const Config& config, const RunPosition& position, const Engine& engine,
+              const ModelDescription& description, ProcessGroup& ranks) {
   std::vector<StateSlice> mine;
-  std::vector<std::size_t> bytes(static_cast<std::size_t>(ranks.size()));
-  for_each_state(optimizer, [&](const std::string& name, const char* state, const Tensor& values) {
-    const auto least = std::min_element(bytes.begin(), bytes.end());
-    *least += values.bytes();
-    if (least - bytes.begin() != ranks.rank()) return;
-    const auto shape = dims_of(values.shape());
-    mine.push_back({name, state, DType::f32, shape, whole(shape), values.raw()});
-  });
+  for (const Engine::Owned& part : engine.owned())
+    for_each_state(part, [&](const char* state, const Tensor& values) {
+      mine.push_back({part.name, state, DType::f32, dims_of(part.global), slab_of(part), values.raw()});
+    });
   RankCoordination coordination(ranks);
-  save_checkpoint(config.checkpoint.dir, position.step, mine, meta_of(config, position, description, kernels),
-                  description.files, coordination);
+  save_checkpoint(config.checkpoint.dir, position.step, mine,
+                  meta_of(config, position, description, engine.device().chosen_kernels), description.files,
+                  coordination);
   if (ranks.rank() != 0) return;
   try {
     apply_retention(config.checkpoint.dir, static_cast<int>(config.checkpoint.keep), position.step);
@@ -95,8 +91,7 @@ void save_run(const Config& config, const RunPosition& position, const AdamW& op
   }
 }
 
-std::optional<RunPosition> load_run(const Config& config, AdamW& optimizer, ProcessGroup& ranks,
-                                    std::map<std::string, std::string>& kernels) {
+std::optional<SavedRun> find_run(const Config& config, ProcessGroup& ranks) {
   RankCoordination coordination(ranks);
   const auto warn = [](const std::string& line) { log::warn("{}", line); };
   if (ranks.rank() == 0) clear_leftovers(config.checkpoint.dir);
@@ -115,20 +110,26 @@ std::optional<RunPosition> load_run(const Config& config, AdamW& optimizer, Proc
     fail_usage("'{}' holds another run: {} differ; change them back, or use another checkpoint.dir",
                config.checkpoint.dir, list);
   }
-  for_each_state(optimizer, [&](const std::string& name, const char* state, const Tensor& values) {
-    const TensorInfo* info = checkpoint->find(name, state);
-    if (info == nullptr)
-      fail("checkpoint '{}' lacks {} of tensor '{}'", checkpoint->path().string(), state, name);
-    if (info->shape != dims_of(values.shape()) || info->dtype != DType::f32)
-      fail("checkpoint '{}': tensor '{}' has another shape than the model's {}", checkpoint->path().string(),
-           name, values.shape().text());
-    checkpoint->read_whole(name, state, values.raw());
-  });
-  for (Parameter* parameter : optimizer.parameters()) parameter->changed();
-  optimizer.set_steps(position.optimizer_steps);
+  SavedRun run{*checkpoint, position, {}};
   for (const auto& [slot, candidate] : checkpoint->meta().at("kernels").items())
-    kernels[slot] = candidate.get<std::string>();
-  return position;
+    run.kernels[slot] = candidate.get<std::string>();
+  return run;
+}
+
+void load_run(const SavedRun& saved, Engine& engine) {
+  const LoadedCheckpoint& checkpoint = saved.checkpoint;
+  for (const Engine::Owned& part : engine.held())
+    for_each_state(part, [&](const char* state, const Tensor& values) {
+      const TensorInfo* info = checkpoint.find(part.name, state);
+      if (info == nullptr)
+        fail("checkpoint '{}' lacks {} of tensor '{}'", checkpoint.path().string(), state, part.name);
+      if (info->shape != dims_of(part.global) || info->dtype != DType::f32)
+        fail("checkpoint '{}': tensor '{}' has another shape than the model's {}", checkpoint.path().string(),
+             part.name, part.global.text());
+      checkpoint.read(part.name, state, slab_of(part), values.raw());
+    });
+  engine.weights_changed();
+  engine.optimizer().set_steps(saved.position.optimizer_steps);
 }
 
 }  // namespace tessera

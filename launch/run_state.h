@@ -11,9 +11,9 @@
 #include "checkpoint/coordination.h"
 #include "checkpoint/model_source.h"
 #include "checkpoint/store.h"
-#include "core/optim/adamw.h"
 #include "launch/config/config.h"
 #include "parallel/comm/communicator.h"
+#include "parallel/engine.h"
 
 namespace tessera {
 
@@ -41,16 +41,23 @@ struct RunPosition {
   std::vector<std::uint64_t> source_samples;  // drawn from each source
 };
 
-// Saves DIR/step-N and deletes what retention lets go. Each tensor is written by one rank, the bytes shared
-// evenly.
-void save_run(const Config& config, const RunPosition& position, const AdamW& optimizer,
-              const ModelDescription& description, const std::map<std::string, std::string>& kernels,
-              ProcessGroup& ranks);
+// Saves DIR/step-N and deletes what retention lets go. Each rank writes what it speaks for.
+void save_run(const Config& config, const RunPosition& position, const Engine& engine,
+              const ModelDescription& description, ProcessGroup& ranks);
 
-// The newest good checkpoint's position, after loading weights and moments; nullopt if there is none. Throws
-// Error (usage) listing the keys if it belongs to another model or data stream, and Error if there are
-// checkpoints but none is good: a run never starts over unasked. For the holder of the directory's lock.
-std::optional<RunPosition> load_run(const Config& config, AdamW& optimizer, ProcessGroup& ranks,
-                                    std::map<std::string, std::string>& kernels);
+// A checkpoint to go on from.
+struct SavedRun {
+  LoadedCheckpoint checkpoint;
+  RunPosition position;
+  std::map<std::string, std::string> kernels;  // slot to candidate
+};
+
+// The newest good checkpoint of the run; nullopt if there is none. Throws Error (usage) listing the keys if
+// it belongs to another model or data stream, and Error if there are checkpoints but none is good: a run
+// never starts over unasked. For the holder of the directory's lock.
+std::optional<SavedRun> find_run(const Config& config, ProcessGroup& ranks);
+
+// Weights and moments of whatever part this rank holds, saved under whatever layout.
+void load_run(const SavedRun& saved, Engine& engine);
 
 }  // namespace tessera

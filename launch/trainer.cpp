@@ -6,7 +6,6 @@
 
 #include "checkpoint/lock.h"
 #include "checkpoint/retention.h"
-#include "core/autograd/tape.h"
 #include "core/base/log.h"
 #include "core/base/progress.h"
 #include "core/tensor/device.h"
@@ -17,8 +16,7 @@
 #include "launch/run_state.h"
 #include "launch/schedule.h"
 #include "launch/signals.h"
-#include "parallel/grad_norm.h"
-#include "parallel/reduce_groups.h"
+#include "parallel/engine.h"
 #include "parallel/tree_sum.h"
 
 namespace tessera {
@@ -30,20 +28,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Every parameter's gradient as a slice of one flat buffer, at cache-line boundaries.
-Tensor bind_gradients(std::span<Parameter* const> parameters, Device& device) {
-  const auto padded = [](std::int64_t n) { return (n + 15) / 16 * 16; };
-  std::int64_t total = 0;
-  for (const Parameter* p : parameters) total += padded(p->shape().numel());
-  Tensor flat = Tensor::zeros({total}, DType::f32, device);
-  std::int64_t at = 0;
-  for (Parameter* p : parameters) {
-    p->bind_gradient(flat.narrow(0, at, p->shape().numel()).view(p->shape()));
-    at += padded(p->shape().numel());
-  }
-  return flat;
-}
-
 }  // namespace
 
 struct Trainer::State {
@@ -53,23 +37,15 @@ struct Trainer::State {
   Config config;
   ProcessGroup& ranks;
   TrainOptions options;
-  std::unique_ptr<Device> device;  // outlives every tensor below
   std::optional<DirectoryLock> lock;
-  std::unique_ptr<Dataset> data;
-  std::vector<std::unique_ptr<TokenFile>> valid;
-  ModelDescription description;
-  std::unique_ptr<Model> model;
-  std::unique_ptr<AdamW> optimizer;
-  Tensor gradients;  // flat
-  ReduceGroups groups;
+  RunSetup setup;
+  std::unique_ptr<Engine> engine;
   RunPosition position;
   std::unique_ptr<Metrics> metrics;
-  double data_wait = 0;
 
-  void choose_groups();
+  std::int64_t choose_groups();
+  void warn_of_groups(std::int64_t of_run) const;
   std::vector<Sample> load_microbatch(std::int64_t index) const;
-  double run_group(const std::vector<std::vector<Sample>>& microbatches, std::int64_t group,
-                   const Tensor& inverse_count);
   StepMetrics step();
   bool apply_update(const StepMetrics& now);
   void validate();
@@ -77,54 +53,42 @@ struct Trainer::State {
   ExitCode train();
 };
 
-// The run's own groups if the ranks divide them; else the run goes on, and says that its bits differ.
-void Trainer::State::choose_groups() {
-  const std::int64_t microbatches = config.train.global_batch / config.train.micro_batch;
+// The run's own groups if the data-parallel ranks divide them; else it goes on with others.
+std::int64_t Trainer::State::choose_groups() {
+  const int dp = setup.layout.mesh.dp;
   const std::int64_t of_run = position.reduce_groups;
-  if (!config.parallel.reduce_groups)
-    position.reduce_groups = groups_for_ranks(microbatches, of_run, ranks.size());
-  groups = plan_reduce_groups(config.train.global_batch, config.train.micro_batch, position.reduce_groups,
-                              ranks.size(), ranks.rank());
-  if (ranks.rank() != 0) return;
+  if (config.parallel.reduce_groups) return of_run;
+  return groups_for_ranks(setup.batch.microbatches(), of_run, dp);
+}
+
+void Trainer::State::warn_of_groups(std::int64_t of_run) const {
+  const ReduceGroups& groups = engine->groups();
+  const int dp = setup.layout.mesh.dp;
+  const bool subtrees = setup.layout.zero >= 2 ? rounds_are_subtrees(groups.groups, dp)
+                                               : blocks_are_subtrees(groups.groups, dp);
   if (groups.groups != of_run)
     log::warn(
-        "{} ranks do not divide the run's {} reduce groups: it goes on with {}, and its bits will differ "
-        "from here",
-        ranks.size(), of_run, groups.groups);
-  else if (!blocks_are_subtrees(groups.groups, ranks.size()))
+        "{} data-parallel ranks do not divide the run's {} reduce groups: it goes on with {}, and its bits "
+        "will differ from here",
+        dp, of_run, groups.groups);
+  else if (!subtrees)
     log::warn(
-        "{} ranks do not hold subtrees of {} reduce groups: bits will differ from other numbers of ranks",
-        ranks.size(), groups.groups);
+        "{} data-parallel ranks do not hold subtrees of {} reduce groups: bits will differ from other "
+        "numbers of ranks",
+        dp, groups.groups);
+  if (setup.layout.zero >= 2 && groups.microbatches_per_group() > 1)
+    log::warn(
+        "parallel.zero {} holds full gradients while a reduce group's {} microbatches add up; "
+        "parallel.reduce_groups {} would free them after each",
+        setup.layout.zero, groups.microbatches_per_group(), groups.microbatches);
 }
 
 std::vector<Sample> Trainer::State::load_microbatch(std::int64_t index) const {
   std::vector<Sample> samples;
   const std::int64_t first = position.step * config.train.global_batch + index * config.train.micro_batch;
   for (std::int64_t i = 0; i < config.train.micro_batch; ++i)
-    samples.push_back(data->sample(static_cast<std::uint64_t>(first + i)));
+    samples.push_back(setup.data->sample(static_cast<std::uint64_t>(first + i)));
   return samples;
-}
-
-// Gradients of one reduce group, from zero, in order of its microbatches; its share of the mean loss.
-double Trainer::State::run_group(const std::vector<std::vector<Sample>>& microbatches, std::int64_t group,
-                                 const Tensor& inverse_count) {
-  for (Parameter* p : optimizer->parameters()) p->clear_gradient();
-  const double one = 1;
-  const Tensor seed = Tensor::from_host(&one, {1}, DType::f64, *device);
-  double total = 0;
-  const std::int64_t count = groups.microbatches_per_group();
-  for (std::int64_t i = group * count; i < (group + 1) * count; ++i) {
-    const Batch batch =
-        make_batch(microbatches[static_cast<std::size_t>(i)], config.data.document_mask, *device);
-    const Tensor loss = model->loss(batch, inverse_count);
-    double value = 0;
-    loss.to_host(&value);
-    total += value;
-    backward(std::span(&loss, 1), std::span(&seed, 1));
-  }
-  for (const Parameter* p : optimizer->parameters())
-    if (!p->gradient_written()) device->zero(p->gradient().raw(), p->gradient().bytes());
-  return total;
 }
 
 // One step of the whole run: this rank's groups, the sum over all, clip, update.
@@ -134,31 +98,20 @@ StepMetrics Trainer::State::step() {
   now.step = position.step;
   std::vector<std::vector<Sample>> microbatches;
   std::int64_t counted = 0;
-  for (std::int64_t g = 0; g < groups.local_groups; ++g)
-    for (std::int64_t i = 0; i < groups.microbatches_per_group(); ++i) {
-      microbatches.push_back(load_microbatch(groups.microbatch(g, i)));
-      for (const Sample& sample : microbatches.back()) counted += sample.counted;
-    }
-  now.data_wait_s = seconds_since(start);
-  counted = ranks.sum(counted);
-  const float inverse = counted == 0 ? 0.0F : static_cast<float>(1.0 / static_cast<double>(counted));
-  const Tensor inverse_count = Tensor::from_host(&inverse, {1}, DType::f32, *device);
-
-  TreeAccumulator sum(groups.local_groups);
-  const Tensor losses = Tensor::empty({groups.local_groups}, DType::f64, *device);
-  for (std::int64_t g = 0; g < groups.local_groups; ++g) {
-    losses.data<double>()[g] = run_group(microbatches, g, inverse_count);
-    sum.push(gradients);
+  for (const std::int64_t index : engine->microbatches()) {
+    microbatches.push_back(load_microbatch(index));
+    for (const Sample& sample : microbatches.back()) counted += sample.counted;
   }
-  ranks.all_reduce(sum.finish());
-  const Tensor all_losses = Tensor::empty({groups.groups}, DType::f64, *device);
-  ranks.all_gather(all_losses, losses);
-  now.loss =
-      tree_sum(std::span<const double>(all_losses.data<double>(), static_cast<std::size_t>(groups.groups)));
-
+  now.data_wait_s = seconds_since(start);
+  counted = engine->mesh().group(Axis::dp).sum(counted);
+  const std::vector<PositionRange> positions = engine->positions();
+  const auto load = [&](std::size_t i) {
+    return make_batch(microbatches[i], config.data.document_mask, engine->device(), positions);
+  };
+  now.loss = engine->run_step(load, counted);
   if (std::isnan(now.loss)) now.loss = std::abs(now.loss);  // its sign means nothing, and would be printed
   now.lr = learning_rate(config.schedule, config.optimizer.lr, config.train.steps, position.step);
-  now.grad_norm = gradient_norm(optimizer->parameters());
+  now.grad_norm = engine->gradient_norm();
   const bool updated = apply_update(now);
   ++position.step;
   position.tokens += counted;
@@ -166,10 +119,11 @@ StepMetrics Trainer::State::step() {
   now.tokens = position.tokens;
   now.skipped = position.skipped;
   now.step_s = seconds_since(start);
-  now.mem_bytes = static_cast<std::uint64_t>(ranks.maximum(static_cast<std::int64_t>(device->memory().peak)));
+  now.mem_bytes =
+      static_cast<std::uint64_t>(ranks.maximum(static_cast<std::int64_t>(engine->device().memory().peak)));
   const double tokens = static_cast<double>(config.train.global_batch * config.data.seq_len);
   now.tokens_per_s = tokens / now.step_s;
-  now.tflops = now.tokens_per_s * flops_per_token(model->spec(), config.data.seq_len) / 1e12;
+  now.tflops = now.tokens_per_s * flops_per_token(engine->spec(), config.data.seq_len) / 1e12;
   return now;
 }
 
@@ -179,7 +133,7 @@ bool Trainer::State::apply_update(const StepMetrics& now) {
   const double clip = config.optimizer.clip;
   // As torch.nn.utils.clip_grad_norm_: the small number keeps a zero norm harmless.
   const double factor = clip > 0 ? std::min(1.0, clip / (now.grad_norm + 1e-6)) : 1.0;
-  optimizer->step(now.lr, factor);
+  engine->update(now.lr, factor);
   ++position.optimizer_steps;
   return true;
 }
@@ -188,9 +142,8 @@ void Trainer::State::validate() {
   const auto start = Clock::now();
   double total = 0;
   std::int64_t tokens = 0;
-  for (const auto& file : valid) {
-    const Evaluation one = evaluate(*model, *file, config.data.seq_len, config.train.micro_batch,
-                                    config.data.document_mask, ranks);
+  for (const auto& file : setup.valid) {
+    const Evaluation one = evaluate(*engine, *file, setup.batch, config.data.document_mask);
     total += one.loss * static_cast<double>(one.tokens);
     tokens += one.tokens;
   }
@@ -202,10 +155,10 @@ void Trainer::State::validate() {
 // Whether the checkpoint is there. A full disk does not end a run: older checkpoints stand.
 bool Trainer::State::save() {
   position.source_samples =
-      data->positions(static_cast<std::uint64_t>(position.step * config.train.global_batch));
+      setup.data->positions(static_cast<std::uint64_t>(position.step * config.train.global_batch));
   const auto start = Clock::now();
   try {
-    save_run(config, position, *optimizer, description, device->chosen_kernels, ranks);
+    save_run(config, position, *engine, setup.description, ranks);
     log::info("saved {} in {:.2f} s", checkpoint_path(config.checkpoint.dir, position.step).string(),
               seconds_since(start));
     return true;
@@ -253,7 +206,7 @@ ExitCode Trainer::State::train() {
     }
     const bool evaluates =
         config.log.eval_every > 0 && (position.step % config.log.eval_every == 0 || position.step == steps);
-    if (evaluates && !valid.empty()) validate();
+    if (evaluates && !setup.valid.empty()) validate();
   }
   return saved ? ExitCode::ok : ExitCode::failure;
 }
@@ -263,34 +216,37 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   State& s = *state_;
   if (ranks.rank() == 0) s.lock.emplace(config.checkpoint.dir);
   ranks.barrier();
-  RunSetup setup = set_up_run(s.config, ranks, options);
-  s.device = std::move(setup.device);
-  s.data = std::move(setup.data);
-  s.valid = std::move(setup.valid);
-  s.description = std::move(setup.description);
-  s.model = std::move(setup.model);
-  s.optimizer = std::make_unique<AdamW>(s.model->parameters(),
-                                        AdamWOptions{config.optimizer.beta1, config.optimizer.beta2,
-                                                     config.optimizer.eps, config.optimizer.weight_decay});
-  s.gradients = bind_gradients(s.optimizer->parameters(), *s.device);
+  s.setup = set_up_run(s.config, ranks, options);
   if (options.fresh && !list_checkpoints(config.checkpoint.dir).empty())
     fail_usage("--fresh: '{}' holds checkpoints; use another checkpoint.dir or remove them",
                config.checkpoint.dir);
-  const auto resumed = load_run(s.config, *s.optimizer, ranks, s.device->wished_kernels);
-  if (resumed)
-    s.position = *resumed;
+  const std::optional<SavedRun> saved = find_run(s.config, ranks);
+  const ParallelLayout& layout = s.setup.layout;
+  if (saved) {
+    s.position = saved->position;
+    for (const auto& [slot, candidate] : saved->kernels) s.setup.device->wished_kernels[slot] = candidate;
+  } else {
+    const std::int64_t groups = layout.zero >= 2 ? s.setup.batch.microbatches() : layout.mesh.dp;
+    s.position.reduce_groups = s.config.parallel.reduce_groups.value_or(static_cast<int>(groups));
+  }
+  const std::int64_t of_run = s.position.reduce_groups;
+  s.position.reduce_groups = s.choose_groups();
+  s.engine =
+      std::make_unique<Engine>(s.setup.description.release.spec, *s.setup.device, ranks, layout,
+                               s.setup.model, s.setup.batch, s.position.reduce_groups, s.setup.optimizer);
+  if (saved)
+    load_run(*saved, *s.engine);
   else
-    s.position.reduce_groups = s.config.parallel.reduce_groups.value_or(ranks.size());
-  if (!resumed) initialize_weights(s.config, *s.model);
-  s.choose_groups();
+    initialize_weights(s.config, *s.engine);
   if (ranks.rank() != 0) return;
-  print_start_table(s.config, *s.model, s.description, s.groups, ranks, options);
-  if (resumed) log::info("resumed from step {} of '{}'", s.position.step, config.checkpoint.dir);
-  s.metrics =
-      std::make_unique<Metrics>(config.log.dir,
-                                RunHeader{config_json(s.config), s.data->file(0).info().tokenizer_sha256,
-                                          ranks.size(), seconds_since_process_start()},
-                                s.position.step);
+  s.warn_of_groups(of_run);
+  print_start_table(s.config, s.setup, *s.engine, ranks, options);
+  if (saved) log::info("resumed from step {} of '{}'", s.position.step, config.checkpoint.dir);
+  s.metrics = std::make_unique<Metrics>(
+      config.log.dir,
+      RunHeader{config_json(s.config), s.setup.data->file(0).info().tokenizer_sha256, ranks.size(),
+                seconds_since_process_start()},
+      s.position.step);
 }
 
 Trainer::~Trainer() = default;

@@ -23,7 +23,8 @@ bool is_cut(const Parameter& parameter) {
 
 }  // namespace
 
-Bucket::Bucket(std::vector<Parameter*> parameters, const ReplicaGroups& ranks, int zero)
+Bucket::Bucket(std::vector<Parameter*> parameters, const ReplicaGroups& ranks, int zero,
+               std::vector<std::int64_t>& spoken_for)
     : parameters_(std::move(parameters)),
       ranks_(ranks),
       zero_(ranks.all->size() == 1 ? 0 : zero),
@@ -31,6 +32,7 @@ Bucket::Bucket(std::vector<Parameter*> parameters, const ReplicaGroups& ranks, i
   std::stable_partition(parameters_.begin(), parameters_.end(), [](Parameter* p) { return !is_cut(*p); });
   lay_out();
   cut();
+  choose_speakers(spoken_for);
   bind_values();
   for (Parameter* parameter : parameters_) {
     if (zero_ < 2) continue;
@@ -76,6 +78,19 @@ void Bucket::cut() {
   }
 }
 
+// All ranks hold all rows: each speaks for some segments, of about as many elements as the others'.
+void Bucket::choose_speakers(std::vector<std::int64_t>& spoken_for) {
+  if (zero_ != 0) return;
+  spoken_for.resize(static_cast<std::size_t>(ranks_.all->size()));
+  for (const Parameter* parameter : parameters_)
+    for (const Segment& segment : parameter->segments()) {
+      if (parameter->is_copy()) continue;
+      const auto least = std::min_element(spoken_for.begin(), spoken_for.end());
+      *least += segment.rows * parameter->columns();
+      speakers_[&segment] = least - spoken_for.begin();
+    }
+}
+
 void Bucket::bind_values() {
   if (zero_ == 0) return;
   const DType compute = parameters_[0]->compute_dtype();
@@ -85,9 +100,8 @@ void Bucket::bind_values() {
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = *parameters_[i];
     if (parameter.is_shared()) continue;
-    const Tensor values = masters_.defined()
-                              ? owned_slice(masters_, i)
-                              : slice(views_, i).narrow(0, owned_[i].begin, owned_[i].size());
+    const Tensor values = masters_.defined() ? owned_slice(masters_, i)
+                                             : slice(views_, i).narrow(0, owned_[i].begin, owned_[i].size());
     parameter.bind_value(values, owned_[i]);
     parameter.bind_view(views_.defined() ? slice(views_, i) : Tensor());
   }
@@ -111,7 +125,7 @@ Tensor Bucket::owned_slice(const Tensor& shard, std::size_t parameter) const {
 
 bool Bucket::speaks_for(const Parameter& parameter, const Segment& segment) const {
   if (parameter.is_copy()) return false;
-  if (zero_ == 0 && ranks_.all->rank() != 0) return false;
+  if (zero_ == 0 && speakers_.at(&segment) != ranks_.all->rank()) return false;
   if (!is_cut(parameter)) return ranks_.same_values->rank() == 0;
   return segment.replicas == 1 || ranks_.same_heads->rank() == 0;
 }

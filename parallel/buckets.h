@@ -14,6 +14,7 @@
 // Collective over the ranks that share a stage; the rank's thread only.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -31,16 +32,18 @@ struct GroupCount {
 
 // Ranks that hold parts of a step's sum for the same rows.
 struct ReplicaGroups {
-  ProcessGroup* all = nullptr;           // those that share rows out, in the order of their parts
-  std::vector<ProcessGroup*> stages;     // sums over them, one after another: each cuts a part into parts
-  ProcessGroup* same_values = nullptr;   // tensor-parallel ranks: hold uncut parameters alike
-  ProcessGroup* same_heads = nullptr;    // and this part of them the same KV heads; null if there are none
+  ProcessGroup* all = nullptr;          // those that share rows out, in the order of their parts
+  std::vector<ProcessGroup*> stages;    // sums over them, one after another: each cuts a part into parts
+  ProcessGroup* same_values = nullptr;  // tensor-parallel ranks: hold uncut parameters alike
+  ProcessGroup* same_heads = nullptr;   // and this part of them the same KV heads; null if there are none
 };
 
 class Bucket {
  public:
   // `parameters` outlive the bucket; a shared copy (Parameter::share) has gradients only.
-  Bucket(std::vector<Parameter*> parameters, const ReplicaGroups& ranks, int zero);
+  // `spoken_for`: elements that each of the ranks speaks for already, where all hold the same; added to.
+  Bucket(std::vector<Parameter*> parameters, const ReplicaGroups& ranks, int zero,
+         std::vector<std::int64_t>& spoken_for);
   Bucket(const Bucket&) = delete;
   Bucket& operator=(const Bucket&) = delete;
 
@@ -69,6 +72,7 @@ class Bucket {
   };
   void lay_out();
   void cut();
+  void choose_speakers(std::vector<std::int64_t>& spoken_for);
   void bind_values();
   void make_gradient();
   void finish_group();
@@ -83,16 +87,17 @@ class Bucket {
   ReplicaGroups ranks_;
   int zero_;
   Device& device_;
-  std::vector<Place> places_;       // by parameter
-  std::vector<RowRange> owned_;     // by parameter
-  std::int64_t size_ = 0;           // of the flat buffer, in elements
-  std::int64_t uncut_ = 0;          // where cut parameters begin
-  std::vector<std::int64_t> cuts_;  // parts of the flat buffer by owner
-  std::size_t index_ = 0;           // of this rank among the owners
-  Tensor gradient_;                 // F32 [size], or undefined
-  Tensor owned_sum_;                // F32, of own()
-  Tensor masters_;                  // F32, of own(); ZeRO 3, and 1 and 2 beside bf16 weights
-  Tensor views_;                    // compute dtype [size], or undefined
+  std::vector<Place> places_;                        // by parameter
+  std::vector<RowRange> owned_;                      // by parameter
+  std::map<const Segment*, std::int64_t> speakers_;  // rank among all, without ZeRO
+  std::int64_t size_ = 0;                            // of the flat buffer, in elements
+  std::int64_t uncut_ = 0;                           // where cut parameters begin
+  std::vector<std::int64_t> cuts_;                   // parts of the flat buffer by owner
+  std::size_t index_ = 0;                            // of this rank among the owners
+  Tensor gradient_;                                  // F32 [size], or undefined
+  Tensor owned_sum_;                                 // F32, of own()
+  Tensor masters_;                                   // F32, of own(); ZeRO 3, and 1 and 2 beside bf16 weights
+  Tensor views_;                                     // compute dtype [size], or undefined
   GroupCount count_;
   std::int64_t microbatches_ = 0;
   std::unique_ptr<TreeAccumulator> sum_;

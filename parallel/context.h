@@ -10,10 +10,9 @@
 
 #include "core/nn/blocks.h"
 #include "parallel/comm/communicator.h"
+#include "parallel/layout.h"
 
 namespace tessera {
-
-enum class ContextMethod { all_gather, ulysses };
 
 // Which positions of a row of `length` rank `rank` of `ranks` holds, in its order: ranges [begin, end).
 struct PositionRange {

@@ -10,20 +10,6 @@
 
 namespace tessera {
 
-const char* name_of(ScheduleKind kind) {
-  constexpr const char* names[] = {"1f1b", "interleaved", "zero_bubble"};
-  return names[static_cast<int>(kind)];
-}
-
-std::string text(const ParallelLayout& layout) {
-  std::string all = text(layout.mesh);
-  if (layout.zero > 0) all += fmt::format(", zero {}", layout.zero);
-  if (layout.mesh.pp > 1) all += fmt::format(", {}", name_of(layout.schedule));
-  if (layout.virtual_stages > 1) all += fmt::format(" × {}", layout.virtual_stages);
-  if (layout.mesh.cp > 1 && layout.context == ContextMethod::ulysses) all += ", ulysses";
-  return all;
-}
-
 Engine::Engine(const ModelSpec& spec, Device& device, ProcessGroup& world, const ParallelLayout& layout,
                const ModelOptions& model, const BatchShape& batch, std::int64_t reduce_groups,
                const AdamWOptions& optimizer)
@@ -48,15 +34,14 @@ void Engine::build(const ModelOptions& model, const AdamWOptions& optimizer) {
   std::vector<Parameter*> stepped;
   std::vector<SegmentOf> spoken_for;
   for (int c = mesh_.index(Axis::pp); c < chunks; c += stages) {
-    chunks_.push_back(std::make_unique<ShardedModel>(spec_, device_, model, parts[static_cast<std::size_t>(c)],
-                                                     mesh_, layout_.context, layout_.zero));
+    chunks_.push_back(std::make_unique<ShardedModel>(
+        spec_, device_, model, parts[static_cast<std::size_t>(c)], mesh_, layout_.context, layout_.zero));
     own.push_back(chunks_.back().get());
     for (Parameter* parameter : own.back()->parameters()) stepped.push_back(parameter);
     for (const SegmentOf& segment : own.back()->spoken_for()) spoken_for.push_back(segment);
   }
   optimizer_ = std::make_unique<AdamW>(stepped, optimizer);
-  norm_ = std::make_unique<GradientNorm>(spoken_for,
-                                         mesh_.world().size() == 1 ? nullptr : &mesh_.world());
+  norm_ = std::make_unique<GradientNorm>(spoken_for, mesh_.world().size() == 1 ? nullptr : &mesh_.world());
   executor_ = std::make_unique<PipelineExecutor>(schedule(), std::move(own), mesh_);
 }
 
@@ -123,9 +108,8 @@ double Engine::combine_losses(const std::vector<double>& own) const {
   for (int rank = 0; rank < world.size(); ++rank) {
     const MeshPlace place = place_of(mesh_.shape(), rank);
     const int dp = place[static_cast<std::size_t>(Axis::dp)];
-    const ReduceGroups theirs =
-        plan_reduce_groups(batch_.global_batch, batch_.micro_batch, groups_.groups, mesh_.size(Axis::dp), dp,
-                           groups_.stride > 1);
+    const ReduceGroups theirs = plan_reduce_groups(batch_.global_batch, batch_.micro_batch, groups_.groups,
+                                                   mesh_.size(Axis::dp), dp, groups_.stride > 1);
     for (std::int64_t g = 0; g < groups_.local_groups; ++g)
       groups[static_cast<std::size_t>(theirs.group(g))] +=
           all[static_cast<std::size_t>(rank * groups_.local_groups + g)];

@@ -12,29 +12,11 @@
 
 #include "core/optim/adamw.h"
 #include "parallel/grad_norm.h"
+#include "parallel/layout.h"
 #include "parallel/pipeline/executor.h"
 #include "parallel/reduce_groups.h"
 
 namespace tessera {
-
-enum class ScheduleKind { one_f_one_b, interleaved, zero_bubble };
-const char* name_of(ScheduleKind kind);
-
-// How a model is spread over ranks.
-struct ParallelLayout {
-  MeshShape mesh;
-  int zero = 0;
-  ScheduleKind schedule = ScheduleKind::one_f_one_b;
-  int virtual_stages = 1;
-  ContextMethod context = ContextMethod::all_gather;
-  std::vector<std::int64_t> layers;  // of each chunk; empty: split by cost
-};
-std::string text(const ParallelLayout& layout);  // "dp 2, tp 2, zero 1"
-
-// A step's batch: what must be the same under every layout.
-struct BatchShape {
-  std::int64_t global_batch = 1, micro_batch = 1, seq_len = 1;
-};
 
 class Engine {
  public:
@@ -75,9 +57,9 @@ class Engine {
 
   // Every parameter row that this rank speaks for: over all ranks, each row of each logical tensor once.
   struct Owned {
-    std::string name;       // of the logical tensor
-    Shape global;           // its shape
-    std::int64_t row = 0;   // where the part begins in it
+    std::string name;      // of the logical tensor
+    Shape global;          // its shape
+    std::int64_t row = 0;  // where the part begins in it
     std::int64_t column = 0;
     Tensor weight, gradient, first_moment, second_moment;  // F32 [rows, columns] or [rows]
   };

@@ -56,7 +56,8 @@ ReplicaGroups ShardedModel::ranks_of(const std::vector<Parameter*>& parameters) 
 Bucket* ShardedModel::add_bucket(Unit& unit, std::vector<Parameter*> parameters) {
   if (parameters.empty()) return nullptr;
   const ReplicaGroups ranks = ranks_of(parameters);
-  buckets_.push_back(std::make_unique<Bucket>(std::move(parameters), ranks, zero_));
+  std::vector<std::int64_t>& spoken_for = spoken_for_[parameters[0]->layout().ranks];
+  buckets_.push_back(std::make_unique<Bucket>(std::move(parameters), ranks, zero_, spoken_for));
   unit.buckets.push_back(buckets_.back().get());
   return unit.buckets.back();
 }
@@ -106,7 +107,8 @@ void ShardedModel::install_hooks() {
     if (dynamic_cast<Layer*>(unit.module) != nullptr)
       unit.module->reshard(
           [&unit](const Tensor& x) {
-            return mark(x, [&unit] { drop_all(unit.buckets); }, [&unit] { mark_done(unit.buckets); });
+            return mark(
+                x, [&unit] { drop_all(unit.buckets); }, [&unit] { mark_done(unit.buckets); });
           },
           {});
   }
@@ -135,7 +137,8 @@ void ShardedModel::start_step(const GroupCount& count) {
 
 Tensor ShardedModel::loss(const Tensor& x, const Batch& batch, const Tensor& inverse_count) {
   const std::vector<Bucket*>* head = &units_.back().buckets;
-  const Tensor marked = mark(x, [head] { drop_all(*head); }, [head] { mark_done(*head); });
+  const Tensor marked = mark(
+      x, [head] { drop_all(*head); }, [head] { mark_done(*head); });
   return model_.head()->loss(marked, batch.targets.view({batch.targets.numel()}), inverse_count);
 }
 

@@ -6,6 +6,7 @@
 // Owns model and buckets. Collective over the ranks of a stage; the rank's thread only.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -63,6 +64,7 @@ class ShardedModel {
   const Mesh& mesh_;
   int zero_;
   std::unique_ptr<ProcessGroup> same_heads_;
+  std::map<Layout::Ranks, std::vector<std::int64_t>> spoken_for_;
   std::vector<std::unique_ptr<Bucket>> buckets_;
   std::vector<Unit> units_;
   Bucket* tied_embedding_ = nullptr;

@@ -65,9 +65,10 @@ void check(const Config& config) {
     config.fail_at("train.global_batch", fmt::format("({}) must be a multiple of train.micro_batch ({})",
                                                      train.global_batch, train.micro_batch));
   }
-  if (config.parallel.dp && train.global_batch % (train.micro_batch * *config.parallel.dp) != 0) {
-    config.fail_at("parallel.dp", fmt::format("({}) must divide the {} microbatches of a step",
-                                              *config.parallel.dp, train.global_batch / train.micro_batch));
+  const std::optional<int> dp = config.parallel.layout.mesh.dp;
+  if (dp && train.global_batch % (train.micro_batch * *dp) != 0) {
+    config.fail_at("parallel.dp", fmt::format("({}) must divide the {} microbatches of a step", *dp,
+                                              train.global_batch / train.micro_batch));
   }
   if (config.schedule.min_lr > config.optimizer.lr) {
     config.fail_at("schedule.min_lr", fmt::format("({}) must not exceed optimizer.lr ({})",

@@ -16,6 +16,7 @@
 
 #include "core/base/json.h"
 #include "core/nn/spec.h"
+#include "parallel/layout.h"
 
 namespace tessera {
 
@@ -76,8 +77,9 @@ struct ScheduleConfig {
 };
 
 struct ParallelConfig {
-  std::optional<int> dp;             // absent (auto): all ranks
-  std::optional<int> reduce_groups;  // absent (auto): dp at the run's first start
+  LayoutRequest layout;
+  std::optional<int> reduce_groups;  // absent (auto): of the run's first start, dp, or from ZeRO 2 on one a
+                                     // microbatch
 };
 
 struct CheckpointConfig {

@@ -35,13 +35,14 @@ double number_in(const Node& node, const std::string& name, const Range& range);
 // The builders below take `member`: a generic lambda from a (const) Config to the member.
 
 template <class Member>
-Field integer(const std::string& name, Member member, std::int64_t low, const std::string& help) {
+Field integer(const std::string& name, Member member, std::int64_t low, const std::string& help,
+              std::int64_t high = no_limit) {
   using Value = std::remove_reference_t<decltype(member(std::declval<Config&>()))>;
-  return {name,
-          help,
-          {{"type", "integer"}, {"minimum", low}},
+  Json schema = {{"type", "integer"}, {"minimum", low}};
+  if (high != no_limit) schema["maximum"] = high;
+  return {name, help, schema,
           [=](const Node& node, Config& config) {
-            member(config) = static_cast<Value>(integer_in(node, name, low, no_limit));
+            member(config) = static_cast<Value>(integer_in(node, name, low, high));
           },
           [=](const Config& config) { return Json(member(config)); }};
 }
@@ -63,6 +64,24 @@ Field auto_integer(const std::string& name, Member member, std::int64_t high, co
             member(config) = static_cast<typename Optional::value_type>(node.integer);
           },
           [=](const Config& config) { return member(config) ? Json(*member(config)) : Json("auto"); }};
+}
+
+// A list of counts, whose emptiness is written `auto`.
+template <class Member>
+Field counts(const std::string& name, Member member, const std::string& help) {
+  const Json list = {{"type", "array"}, {"items", {{"type", "integer"}, {"minimum", 1}}}, {"minItems", 1}};
+  return {name,
+          help,
+          {{"oneOf", Json::array({{{"const", "auto"}}, list})}},
+          [=](const Node& node, Config& config) {
+            member(config).clear();
+            if (node.kind == Kind::string && node.text == "auto") return;
+            if (node.kind != Kind::sequence || node.items.empty())
+              wrong(node, name, "auto or a list of counts, such as [9, 8, 8, 7]");
+            for (const Node& item : node.items)
+              member(config).push_back(integer_in(item, name, 1, std::int64_t{1} << 20));
+          },
+          [=](const Config& config) { return member(config).empty() ? Json("auto") : Json(member(config)); }};
 }
 
 template <class Member>

@@ -233,14 +233,42 @@ Section schedule_section() {
           false};
 }
 
+constexpr std::int64_t most_ranks = 1 << 20;
+
 Section parallel_section() {
   return {
       "parallel",
       "How ranks share the work",
-      {auto_integer("dp", TESSERA_MEMBER(parallel.dp), 1 << 20, "Data-parallel ranks; auto is all of them"),
+      {auto_integer("dp", TESSERA_MEMBER(parallel.layout.mesh.dp), most_ranks,
+                    "Data-parallel ranks; auto is what the other axes leave"),
+       integer("tp", TESSERA_MEMBER(parallel.layout.mesh.tp), 1,
+               "Tensor-parallel ranks: heads, channels, vocabulary, and tokens between blocks", most_ranks),
+       integer("pp", TESSERA_MEMBER(parallel.layout.mesh.pp), 1, "Pipeline stages", most_ranks),
+       integer("cp", TESSERA_MEMBER(parallel.layout.mesh.cp), 1,
+               "Context-parallel ranks: positions of a sequence", most_ranks),
+       integer("ep", TESSERA_MEMBER(parallel.layout.mesh.ep), 1,
+               "Expert-parallel ranks, a divisor of dp x cp x tp", most_ranks),
+       integer("etp", TESSERA_MEMBER(parallel.layout.mesh.etp), 1,
+               "Tensor-parallel ranks of each expert, ep x etp a divisor of dp x cp x tp", most_ranks),
+       integer("zero", TESSERA_MEMBER(parallel.layout.zero), 0,
+               "What dp x cp ranks share out: 1 optimizer, 2 and gradients, 3 and parameters", 3),
+       choice<>("schedule", TESSERA_MEMBER(parallel.layout.schedule),
+                std::vector<std::pair<std::string, ScheduleKind>>{{"1f1b", ScheduleKind::one_f_one_b},
+                                                                  {"interleaved", ScheduleKind::interleaved},
+                                                                  {"zero_bubble", ScheduleKind::zero_bubble}},
+                "Order of the pipeline's work"),
+       integer("virtual_stages", TESSERA_MEMBER(parallel.layout.virtual_stages), 1,
+               "Chunks of layers on each stage, for schedule: interleaved", most_ranks),
+       counts("layers", TESSERA_MEMBER(parallel.layout.layers),
+              "Layers of each pipeline chunk; auto splits by cost, embedding and head included"),
+       choice<>("context", TESSERA_MEMBER(parallel.layout.context),
+                std::vector<std::pair<std::string, ContextMethod>>{{"all_gather", ContextMethod::all_gather},
+                                                                   {"ulysses", ContextMethod::ulysses}},
+                "How attention sees a sequence spread over cp"),
        identity(
-           auto_integer("reduce_groups", TESSERA_MEMBER(parallel.reduce_groups), 1 << 20,
-                        "Groups in which a step's gradients are summed; auto is dp of the first start"))},
+           auto_integer("reduce_groups", TESSERA_MEMBER(parallel.reduce_groups), most_ranks,
+                        "Groups in which a step's gradients are summed; auto is dp of the first start, or "
+                        "with zero 2 and 3 the microbatches of a step"))},
       {},
       {},
       {},

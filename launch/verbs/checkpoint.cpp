@@ -62,6 +62,7 @@ void print_checkpoint(const LoadedCheckpoint& checkpoint, const Arguments& argum
 }
 
 void verify(const LoadedCheckpoint& checkpoint) {
+  std::fflush(stdout);  // progress goes to standard error, and must not come in between
   Progress progress("verifying", static_cast<double>(checkpoint.payload_bytes()), "MB", 1e6);
   checkpoint.verify(0, 1, [&](std::uint64_t bytes) { progress.advance(static_cast<double>(bytes)); });
 }

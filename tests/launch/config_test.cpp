@@ -41,7 +41,7 @@ TEST(Config, DefaultsAndAuto) {
   const Config c = with({});
   EXPECT_EQ(c.train.precision, Precision::fp32);
   EXPECT_FALSE(c.train.threads.has_value());
-  EXPECT_FALSE(c.parallel.dp.has_value());
+  EXPECT_FALSE(c.parallel.layout.mesh.dp.has_value());
   EXPECT_EQ(c.data.train.at(0).weight, 1.0);
   EXPECT_EQ((*c.model.keys)["hidden_size"], 64);
   EXPECT_EQ(c.places.at("data.train.0.path"), "c.yaml:2:23");
