@@ -148,8 +148,12 @@ ReleaseConfig finish(const Family& family, Json given, const std::string& origin
     Json full = Json::object();
     full["model_type"] = family.model_type;
     for (const auto& [name, value] : config.items()) full[name] = value;
+    const auto is_alias = [&](const std::string& name) {
+      return std::any_of(family.aliases.begin(), family.aliases.end(),
+                         [&](const auto& alias) { return alias.first == name; });
+    };
     for (const auto& [name, value] : given.items())
-      if (!dropped.contains(name) && !full.contains(name)) full[name] = value;
+      if (!dropped.contains(name) && !full.contains(name) && !is_alias(name)) full[name] = value;
     result.config = std::make_shared<const Json>(std::move(full));
     return result;
   } catch (const nlohmann::json::exception& e) {

@@ -11,18 +11,23 @@ namespace tessera {
 
 namespace {
 
-// Fills `text`'s layer number into `to` if `text` matches `from`, where "{}" stands for decimal digits.
+// `text` matched against `from`, where "{}" stands for decimal digits, and those digits put into `to`.
 std::optional<std::string> translate(std::string_view text, std::string_view from, std::string_view to) {
-  const std::size_t hole = from.find("{}");
-  if (hole == std::string_view::npos) return text == from ? std::optional<std::string>(to) : std::nullopt;
-  const std::string_view tail = from.substr(hole + 2);
-  if (text.size() <= hole + tail.size() || !text.starts_with(from.substr(0, hole)) || !text.ends_with(tail))
-    return std::nullopt;
-  const std::string_view number = text.substr(hole, text.size() - hole - tail.size());
-  const bool digits = std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; });
-  if (!digits || (number.size() > 1 && number[0] == '0')) return std::nullopt;
-  std::string result(to);
-  return result.replace(result.find("{}"), 2, number);
+  std::string result;
+  while (true) {
+    const std::size_t hole = from.find("{}");
+    const std::size_t target = to.find("{}");
+    if (hole == std::string_view::npos)
+      return text == from ? std::optional<std::string>(result.append(to)) : std::nullopt;
+    if (text.substr(0, hole) != from.substr(0, hole)) return std::nullopt;
+    text.remove_prefix(hole);
+    const auto digits = std::min(text.find_first_not_of("0123456789"), text.size());
+    if (digits == 0 || (digits > 1 && text[0] == '0')) return std::nullopt;
+    result.append(to.substr(0, target)).append(text.substr(0, digits));
+    text.remove_prefix(digits);
+    from.remove_prefix(hole + 2);
+    to.remove_prefix(target + 2);
+  }
 }
 
 constexpr std::size_t block_elements = std::size_t{1} << 22;

@@ -20,6 +20,7 @@ std::vector<std::int64_t> dims_of(const Shape& shape) {
 template <class Visit>
 void for_each_state(const Engine::Owned& part, Visit visit) {
   visit("weight", part.weight);
+  if (!part.first_moment.defined()) return;
   visit("adam_m", part.first_moment);
   visit("adam_v", part.second_moment);
 }

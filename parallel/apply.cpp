@@ -1,6 +1,7 @@
 #include "parallel/apply.h"
 
 #include "core/ops/linear_cross_entropy.h"
+#include "parallel/experts.h"
 #include "parallel/redistribute.h"
 
 namespace tessera {
@@ -26,22 +27,36 @@ void apply_tensor_parallel(Model& model, ProcessGroup& group) {
 }
 
 void apply_vocabulary_parallel(Head& head, ProcessGroup& group) {
-  head.set_loss([&group](const Tensor& x, Parameter& weight, const Tensor& targets,
-                         const Tensor& inverse_count) {
-    const auto gather = [&group](const Tensor& lse) {
-      Tensor all = Tensor::empty({group.size(), lse.numel()}, DType::f32, lse.device());
-      group.all_gather(all, lse);
-      return all;
-    };
-    return sharded_linear_cross_entropy(x, weight, targets, inverse_count,
-                                        {weight.segments()[0].first_row, group.rank(), gather});
-  });
+  head.set_loss(
+      [&group](const Tensor& x, Parameter& weight, const Tensor& targets, const Tensor& inverse_count) {
+        const auto gather = [&group](const Tensor& lse) {
+          Tensor all = Tensor::empty({group.size(), lse.numel()}, DType::f32, lse.device());
+          group.all_gather(all, lse);
+          return all;
+        };
+        return sharded_linear_cross_entropy(x, weight, targets, inverse_count,
+                                            {weight.segments()[0].first_row, group.rank(), gather});
+      });
 }
 
 void apply_context_parallel(Model& model, ContextMethod method, ProcessGroup& group) {
   for (Module* module : model.modules())
     if (auto* attention = dynamic_cast<Attention*>(module))
       attention->set_mixer(context_mixer(method, group));
+}
+
+void apply_expert_parallel(Model& model, const Mesh& mesh, ExpertBuffer buffer) {
+  for (Module* module : model.modules()) {
+    auto* moe = dynamic_cast<Moe*>(module);
+    if (moe == nullptr) continue;
+    if (mesh.size(Axis::ep) > 1 || mesh.size(Axis::etp) > 1)
+      moe->set_dispatcher(
+          expert_dispatcher(moe->name(), mesh.group(Axis::ep), mesh.group(Axis::etp), buffer));
+    moe->on_sequence_counts([&mesh](const Tensor& counts) {
+      for (const Axis axis : {Axis::tp, Axis::cp})
+        if (mesh.size(axis) > 1) mesh.group(axis).all_reduce(counts);
+    });
+  }
 }
 
 }  // namespace
@@ -51,12 +66,13 @@ ModelPlace model_place(const Mesh& mesh) {
   return {place(Axis::tp), place(Axis::ep), place(Axis::etp)};
 }
 
-void apply_mesh(Model& model, const Mesh& mesh, ContextMethod context) {
+void apply_mesh(Model& model, const Mesh& mesh, const ParallelLayout& layout) {
   if (mesh.size(Axis::tp) > 1) {
     apply_tensor_parallel(model, mesh.group(Axis::tp));
     if (model.head() != nullptr) apply_vocabulary_parallel(*model.head(), mesh.group(Axis::tp));
   }
-  if (mesh.size(Axis::cp) > 1) apply_context_parallel(model, context, mesh.group(Axis::cp));
+  if (mesh.size(Axis::cp) > 1) apply_context_parallel(model, layout.context, mesh.group(Axis::cp));
+  apply_expert_parallel(model, mesh, {layout.expert_buffer});
 }
 
 }  // namespace tessera

@@ -1,5 +1,8 @@
 #include "parallel/engine.h"
 
+#include <algorithm>
+#include <map>
+#include <numeric>
 #include <set>
 
 #include "core/autograd/tape.h"
@@ -9,6 +12,19 @@
 #include "parallel/tree_sum.h"
 
 namespace tessera {
+namespace {
+
+// Layers with experts by the name of their FFN, numbered in the model's order.
+std::map<std::string, std::size_t> expert_layers(const ModelSpec& spec) {
+  std::map<std::string, std::size_t> index;
+  for (std::size_t i = 0; i < spec.layers.size(); ++i)
+    for (const CellSpec& cell : spec.layers[i])
+      if (std::holds_alternative<MoeSpec>(cell.body))
+        index.emplace("layers." + std::to_string(i) + ".ffn", index.size());
+  return index;
+}
+
+}  // namespace
 
 Engine::Engine(const ModelSpec& spec, Device& device, ProcessGroup& world, const ParallelLayout& layout,
                const ModelOptions& model, const BatchShape& batch, std::int64_t reduce_groups,
@@ -25,7 +41,12 @@ Engine::Engine(const ModelSpec& spec, Device& device, ProcessGroup& world, const
 
 Engine::~Engine() = default;
 
-void Engine::build(const ModelOptions& model, const AdamWOptions& optimizer) {
+void Engine::build(const ModelOptions& given, const AdamWOptions& optimizer) {
+  ModelOptions model = given;
+  model.balance.sequences = static_cast<double>(batch_.global_batch);
+  model.balance.seq_len = batch_.seq_len;
+  model.balance.layers = static_cast<double>(std::max<std::int64_t>(1, moe_layers(spec_)));
+  balance_ = model.balance;
   const int stages = mesh_.size(Axis::pp);
   const int chunks = stages * layout_.virtual_stages;
   if (layout_.layers.empty()) layout_.layers = split_layers(split_costs(spec_, batch_.seq_len), chunks);
@@ -34,10 +55,11 @@ void Engine::build(const ModelOptions& model, const AdamWOptions& optimizer) {
   std::vector<Parameter*> stepped;
   std::vector<SegmentOf> spoken_for;
   for (int c = mesh_.index(Axis::pp); c < chunks; c += stages) {
-    chunks_.push_back(std::make_unique<ShardedModel>(
-        spec_, device_, model, parts[static_cast<std::size_t>(c)], mesh_, layout_.context, layout_.zero));
+    chunks_.push_back(std::make_unique<ShardedModel>(spec_, device_, model,
+                                                     parts[static_cast<std::size_t>(c)], mesh_, layout_));
     own.push_back(chunks_.back().get());
-    for (Parameter* parameter : own.back()->parameters()) stepped.push_back(parameter);
+    for (Parameter* parameter : own.back()->parameters())
+      if (parameter->is_trained()) stepped.push_back(parameter);
     for (const SegmentOf& segment : own.back()->spoken_for()) spoken_for.push_back(segment);
   }
   optimizer_ = std::make_unique<AdamW>(stepped, optimizer);
@@ -87,12 +109,88 @@ double Engine::run_step(const LoadBatch& load, std::int64_t counted) {
   const Tensor inverse_count = Tensor::from_host(&inverse, {1}, DType::f32, device_);
   for (const auto& chunk : chunks_)
     chunk->start_step({groups_.local_groups, groups_.microbatches_per_group()});
+  if (balance_.kind == Balance::global) prepare_global_balance(load);
+  for (Moe* moe : experts()) moe->take_load();
   const std::vector<double> losses =
       executor_->run([&](int m) { return load(static_cast<std::size_t>(m)); }, inverse_count);
   mesh_.world().set_position("sums of gradients");
   for (const auto& chunk : chunks_) chunk->finish_step();
   add_tied_gradients();
+  if (moe_layers(spec_) > 0) expert_load_.slots = sum_loads(expert_load_.balance);
   return combine_losses(losses);
+}
+
+std::vector<Moe*> Engine::experts() const {
+  std::vector<Moe*> all;
+  for (const auto& chunk : chunks_)
+    for (Module* module : chunk->model().modules())
+      if (auto* moe = dynamic_cast<Moe*>(module)) all.push_back(moe);
+  return all;
+}
+
+// Counts are whole numbers, so their sums have no rounding; by layer, whichever stage holds it.
+std::vector<std::vector<double>> Engine::sum_loads(double& balance) const {
+  const auto index = expert_layers(spec_);
+  std::size_t width = 0;
+  for (const LayerSpec& layer : spec_.layers)
+    for (const CellSpec& cell : layer)
+      if (const auto* moe = std::get_if<MoeSpec>(&cell.body))
+        width = std::max(width, static_cast<std::size_t>(moe->experts));
+  std::vector<double> mine(index.size() * width + 1);
+  for (Moe* moe : experts()) {
+    const Tensor load = moe->take_load();
+    std::vector<float> host(static_cast<std::size_t>(load.numel()));
+    load.to_host(host.data());
+    for (std::size_t e = 0; e < host.size(); ++e)
+      mine[index.at(moe->name()) * width + e] += static_cast<double>(host[e]);
+    mine.back() += moe->take_balance();
+  }
+  const auto ranks = static_cast<std::size_t>(mesh_.world().size());
+  const std::vector<std::int64_t> counts(ranks, static_cast<std::int64_t>(mine.size()));
+  const std::vector<double> all = mesh_.world().all_gather(mine, counts);
+  std::vector<std::vector<double>> loads(index.size(), std::vector<double>(width));
+  balance = 0;
+  for (std::size_t r = 0; r < ranks; ++r) {
+    for (std::size_t i = 0; i < index.size() * width; ++i)
+      loads[i / width][i % width] += all[r * mine.size() + i];
+    balance += all[(r + 1) * mine.size() - 1];
+  }
+  return loads;
+}
+
+// transformers' term couples all layers and the whole batch: E Σ f P, with f the share of tokens that choose
+// an expert. f must be known before the first backward, so a forward pass goes ahead to count.
+void Engine::prepare_global_balance(const LoadBatch& load) {
+  for (Moe* moe : experts()) moe->take_load();
+  for (std::size_t i = 0; i < microbatches().size(); ++i) evaluate(load(i));
+  double ignored = 0;
+  const auto loads = sum_loads(ignored);
+  const double tokens = static_cast<double>(batch_.global_batch * batch_.seq_len) * balance_.layers;
+  const auto experts_count = static_cast<double>(loads.at(0).size());
+  std::vector<float> gradient(loads[0].size());
+  for (std::size_t e = 0; e < gradient.size(); ++e) {
+    double slots = 0;
+    for (const auto& layer : loads) slots += layer[e];
+    gradient[e] = static_cast<float>(balance_.coefficient * experts_count * slots / tokens / tokens);
+  }
+  const Tensor shared = Tensor::from_host(gradient.data(), {1, static_cast<std::int64_t>(gradient.size())},
+                                          DType::f32, device_);
+  for (Moe* moe : experts()) moe->set_global_balance(shared);
+}
+
+// DeepSeek-V3: an expert with less than the mean load is chosen more from now on, one with more, less.
+void Engine::move_choice_biases() {
+  const auto index = expert_layers(spec_);
+  for (Moe* moe : experts()) {
+    const std::vector<double>& slots = expert_load_.slots.at(index.at(moe->name()));
+    const double mean = std::accumulate(slots.begin(), slots.end(), 0.0) / static_cast<double>(slots.size());
+    std::vector<float> bias(slots.size());
+    moe->bias()->value().to_host(bias.data());
+    for (std::size_t e = 0; e < bias.size(); ++e)
+      if (slots[e] != mean) bias[e] += static_cast<float>(balance_.bias_rate * (slots[e] < mean ? 1 : -1));
+    device_.copy(moe->bias()->value().raw(), bias.data(), bias.size() * sizeof(float));
+    moe->bias()->changed();
+  }
 }
 
 // Losses of a group add up over its microbatches, then over the ranks that share it, then in the tree over
@@ -171,33 +269,39 @@ double Engine::evaluate(const Batch& batch) {
 
 void Engine::update(double lr, double clip) {
   optimizer_->step(lr, clip);
+  if (balance_.kind == Balance::bias) move_choice_biases();
   mesh_.world().set_position("publishing weights");
   for (const auto& chunk : chunks_) chunk->publish();
 }
 
-Engine::Owned Engine::part_of(std::size_t index, const Segment& segment, RowRange rows) const {
-  const Parameter& parameter = *optimizer_->parameters()[index];
-  const auto part = [&](const Tensor& owned) {
-    return owned.narrow(0, rows.begin - parameter.owned().begin, rows.size());
+Engine::Owned Engine::part_of(const Parameter& parameter, const Segment& segment, RowRange rows) const {
+  Owned owned;
+  owned.name = segment.name;
+  owned.global = segment.global;
+  owned.row = segment.first_row + rows.begin - segment.begin;
+  owned.column = segment.first_column;
+  const auto part = [&](const Tensor& all) {
+    return all.narrow(0, rows.begin - parameter.owned().begin, rows.size());
   };
-  const bool has_gradient = parameter.gradient().defined() || parameter.has_owned_gradient();
-  return {segment.name,
-          segment.global,
-          segment.first_row + rows.begin - segment.begin,
-          segment.first_column,
-          part(parameter.value()),
-          has_gradient ? part(parameter.owned_gradient()) : Tensor(),
-          part(optimizer_->first_moment(index)),
-          part(optimizer_->second_moment(index))};
+  owned.weight = part(parameter.value());
+  if (!parameter.is_trained()) return owned;
+  const auto stepped = optimizer_->parameters();
+  const auto index =
+      static_cast<std::size_t>(std::find(stepped.begin(), stepped.end(), &parameter) - stepped.begin());
+  if (parameter.gradient().defined() || parameter.has_owned_gradient())
+    owned.gradient = part(parameter.owned_gradient());
+  owned.first_moment = part(optimizer_->first_moment(index));
+  owned.second_moment = part(optimizer_->second_moment(index));
+  return owned;
 }
 
 std::vector<Engine::Owned> Engine::parts(const std::function<bool(const Segment*)>& wanted) const {
   std::vector<Owned> all;
-  const auto parameters = optimizer_->parameters();
-  for (std::size_t i = 0; i < parameters.size(); ++i)
-    for (const Segment& segment : parameters[i]->segments())
-      if (const RowRange rows = owned_rows(segment, parameters[i]->owned()); rows.size() > 0)
-        if (wanted(&segment)) all.push_back(part_of(i, segment, rows));
+  for (const auto& chunk : chunks_)
+    for (const Parameter* parameter : chunk->parameters())
+      for (const Segment& segment : parameter->segments())
+        if (const RowRange rows = owned_rows(segment, parameter->owned()); rows.size() > 0)
+          if (wanted(&segment)) all.push_back(part_of(*parameter, segment, rows));
   return all;
 }
 
@@ -207,8 +311,13 @@ std::vector<Engine::Owned> Engine::held() const {
 
 std::vector<Engine::Owned> Engine::owned() const {
   std::set<const Segment*> spoken_for;
-  for (const auto& chunk : chunks_)
+  for (const auto& chunk : chunks_) {
     for (const SegmentOf& one : chunk->spoken_for()) spoken_for.insert(one.segment);
+    // What is not trained is the same on all ranks of a stage: the first speaks for it.
+    for (const Parameter* parameter : chunk->parameters())
+      if (!parameter->is_trained() && mesh_.replicas().rank() == 0 && mesh_.index(Axis::tp) == 0)
+        for (const Segment& segment : parameter->segments()) spoken_for.insert(&segment);
+  }
   return parts([&](const Segment* segment) { return spoken_for.contains(segment); });
 }
 

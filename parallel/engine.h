@@ -51,6 +51,15 @@ class Engine {
   double run_step(const LoadBatch& load, std::int64_t counted);
   double gradient_norm() const { return (*norm_)(); }
   void update(double lr, double clip);
+  // Of the last step, over all ranks: slots sent to each expert, by layer with experts, [layers][experts];
+  // and the balance term's value.
+  struct ExpertLoad {
+    std::vector<std::vector<double>> slots;
+    double balance = 0;
+  };
+  const ExpertLoad& expert_load() const { return expert_load_; }
+  // Every layer's experts on this rank; for `verify`.
+  std::vector<Moe*> experts() const;
   // Σ −log p over the counted targets of a batch (its positions() only), without gradients: the same on the
   // ranks that share a dp index.
   double evaluate(const Batch& batch);
@@ -61,7 +70,8 @@ class Engine {
     Shape global;          // its shape
     std::int64_t row = 0;  // where the part begins in it
     std::int64_t column = 0;
-    Tensor weight, gradient, first_moment, second_moment;  // F32 [rows, columns] or [rows]
+    // F32 [rows, columns] or [rows]; of what is not trained, the weight alone.
+    Tensor weight, gradient, first_moment, second_moment;
   };
   std::vector<Owned> owned() const;
   // Likewise, but all that this rank holds and updates, copies of other ranks' included.
@@ -72,8 +82,11 @@ class Engine {
   PipelineSchedule schedule() const;
   double combine_losses(const std::vector<double>& own) const;
   void add_tied_gradients();
+  void prepare_global_balance(const LoadBatch& load);
+  std::vector<std::vector<double>> sum_loads(double& balance) const;
+  void move_choice_biases();
   std::vector<Owned> parts(const std::function<bool(const Segment*)>& wanted) const;
-  Owned part_of(std::size_t parameter, const Segment& segment, RowRange rows) const;
+  Owned part_of(const Parameter& parameter, const Segment& segment, RowRange rows) const;
 
   ModelSpec spec_;
   Device& device_;
@@ -85,6 +98,8 @@ class Engine {
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<GradientNorm> norm_;
   std::unique_ptr<PipelineExecutor> executor_;
+  BalanceSpec balance_;
+  ExpertLoad expert_load_;
 };
 
 }  // namespace tessera

@@ -18,6 +18,9 @@ MeshLimits limits_of(const ModelSpec& spec, const BatchShape& batch) {
       if (const auto* attention = std::get_if<AttentionSpec>(&cell.body)) {
         limits.heads = attention->heads;
         limits.kv_heads = attention->kv_heads;
+      } else if (const auto* moe = std::get_if<MoeSpec>(&cell.body)) {
+        limits.experts = moe->experts;
+        limits.expert_width = moe->width;
       }
   return limits;
 }
@@ -100,7 +103,8 @@ ParallelLayout plan_layout(const LayoutRequest& request, const ModelSpec& spec, 
   check_tokens(mesh, batch);
   if (mesh.cp > 1 && request.context == ContextMethod::ulysses) check_ulysses(mesh, limits);
   check_pipeline(request, mesh, limits, batch);
-  return {mesh, request.zero, request.schedule, request.virtual_stages, request.context, request.layers};
+  return {mesh,           request.zero,         request.schedule, request.virtual_stages, request.context,
+          request.layers, request.expert_buffer};
 }
 
 bool promises_bits(const ParallelLayout& layout, std::int64_t reduce_groups) {

@@ -24,6 +24,7 @@ struct ParallelLayout {
   int virtual_stages = 1;
   ContextMethod context = ContextMethod::all_gather;
   std::vector<std::int64_t> layers;  // of each pipeline chunk; empty: split by cost
+  double expert_buffer = 0;          // parallel/experts.h
 };
 std::string text(const ParallelLayout& layout);  // "dp 2, tp 2, zero 1"
 
@@ -41,6 +42,7 @@ struct LayoutRequest {
   int virtual_stages = 1;
   ContextMethod context = ContextMethod::all_gather;
   std::vector<std::int64_t> layers;
+  double expert_buffer = 0;
 };
 
 // The layout over `ranks`. Throws Error (usage) beginning with the key at fault, as "parallel.tp", where it

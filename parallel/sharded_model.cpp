@@ -29,9 +29,9 @@ void drop_all(const std::vector<Bucket*>& buckets) {
 }  // namespace
 
 ShardedModel::ShardedModel(const ModelSpec& spec, Device& device, const ModelOptions& options,
-                           const ModelPart& part, const Mesh& mesh, ContextMethod context, int zero)
-    : model_(spec, device, options, part), mesh_(mesh), zero_(zero) {
-  apply_mesh(model_, mesh, context);
+                           const ModelPart& part, const Mesh& mesh, const ParallelLayout& layout)
+    : model_(spec, device, options, part), mesh_(mesh), zero_(layout.zero) {
+  apply_mesh(model_, mesh, layout);
   if (const int replicas = replicas_of_heads(model_); replicas > 1) {
     ProcessGroup& tensor = mesh.group(Axis::tp);
     same_heads_ = tensor.split(tensor.rank() / replicas, tensor.rank());
@@ -73,7 +73,8 @@ void ShardedModel::add_layer(Layer& layer) {
   std::vector<Parameter*> dense;
   std::vector<Parameter*> expert;
   for (Parameter* parameter : layer.parameters())
-    (parameter->layout().ranks == Layout::Ranks::expert ? expert : dense).push_back(parameter);
+    if (parameter->is_trained())
+      (parameter->layout().ranks == Layout::Ranks::expert ? expert : dense).push_back(parameter);
   Unit unit{&layer, {}};
   add_bucket(unit, std::move(dense));
   add_bucket(unit, std::move(expert));

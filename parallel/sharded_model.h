@@ -21,7 +21,7 @@ class ShardedModel {
  public:
   // Collective over the stage. The mesh outlives it.
   ShardedModel(const ModelSpec& spec, Device& device, const ModelOptions& options, const ModelPart& part,
-               const Mesh& mesh, ContextMethod context, int zero);
+               const Mesh& mesh, const ParallelLayout& layout);
   ShardedModel(const ShardedModel&) = delete;
   ShardedModel& operator=(const ShardedModel&) = delete;
 

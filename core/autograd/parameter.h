@@ -54,7 +54,8 @@ struct ParameterSpec {
   Initializer initializer;
   bool decays = true;  // weight decay applies
   Layout layout = {};
-  bool copy = false;  // of a parameter of that name, which counts in its stead: a tied head
+  bool trained = true;  // by gradient; else a state that something else updates, the same on every rank
+  bool copy = false;    // of a parameter of that name, which counts in its stead: a tied head
 };
 
 // A parameter that is one logical tensor, all of it here.
@@ -76,6 +77,7 @@ class Parameter {
   const std::vector<Segment>& segments() const { return spec_.segments; }
   bool decays() const { return spec_.decays; }
   const Layout& layout() const { return spec_.layout; }
+  bool is_trained() const { return spec_.trained; }
   bool is_copy() const { return spec_.copy; }
   Device& device() const { return *device_; }
   DType compute_dtype() const { return compute_; }

@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/models/dense_decoder.h"
+#include "core/models/moe_decoder.h"
 
 namespace tessera {
 namespace {
@@ -36,7 +37,8 @@ const char* kind_text(KeyKind kind) {
 }  // namespace
 
 std::span<const Family> families() {
-  static const std::vector<Family> table{llama_family(), qwen3_family()};
+  static const std::vector<Family> table{llama_family(), qwen3_family(), qwen3_moe_family(),
+                                         mixtral_family()};
   return table;
 }
 
@@ -56,6 +58,13 @@ Json complete_config(const Family& family, const Json& given, std::string_view o
                      std::vector<std::string>* defaulted) {
   std::vector<std::string> names;
   for (const ConfigKey& key : family.keys) names.push_back(key.name);
+  for (const auto& [alias, key] : family.aliases) names.push_back(alias);
+  const auto find = [&](const std::string& name) {
+    auto found = given.find(name);
+    for (const auto& [alias, key] : family.aliases)
+      if (key == name && found == given.end()) found = given.find(alias);
+    return found;
+  };
   if (strict)
     for (const auto& [name, value] : given.items())
       if (std::find(names.begin(), names.end(), name) == names.end())
@@ -63,7 +72,7 @@ Json complete_config(const Family& family, const Json& given, std::string_view o
                    did_you_mean(name, names));
   Json full = Json::object();
   for (const ConfigKey& key : family.keys) {
-    const auto found = given.find(key.name);
+    const auto found = find(key.name);
     if (found == given.end()) {
       full[key.name] = Json::parse(key.default_json);
       if (defaulted != nullptr) defaulted->push_back(key.name);

@@ -25,7 +25,7 @@ struct ConfigKey {
   std::string help;
 };
 
-// A tensor's two names; "{}" stands for the layer number.
+// A tensor's two names; "{}" stands for the number of a layer, and of an expert.
 struct TensorName {
   std::string logical;  // "layers.{}.attention.q.weight"
   std::string release;  // "model.layers.{}.self_attn.q_proj.weight"
@@ -38,6 +38,7 @@ struct Family {
   // From a config with every key present (see complete_config). Throws Error naming the key at fault.
   ModelSpec (*build)(const Json& config) = nullptr;
   std::vector<TensorName> names;
+  std::vector<std::pair<std::string, std::string>> aliases = {};  // another name of a key, and the key
 };
 
 std::span<const Family> families();

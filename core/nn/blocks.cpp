@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "core/autograd/tape.h"
+#include "core/nn/moe.h"
 #include "core/ops/add.h"
 #include "core/ops/attention.h"
 #include "core/ops/linear.h"
@@ -127,13 +128,15 @@ Tensor Ffn::forward(const Tensor& x, const ForwardContext&) {
 }
 
 Cell::Cell(const std::string& layer, const CellSpec& spec, const BuildContext& build) : Module(layer) {
-  const bool is_attention = std::holds_alternative<AttentionSpec>(spec.body);
-  const std::string name = layer + (is_attention ? ".attention" : ".ffn");
+  const auto* attention = std::get_if<AttentionSpec>(&spec.body);
+  const std::string name = layer + (attention != nullptr ? ".attention" : ".ffn");
   norm_ = std::make_unique<Norm>(name + "_norm", spec.norm, build.hidden_size, build);
-  if (is_attention)
-    body_ = std::make_unique<Attention>(name, std::get<AttentionSpec>(spec.body), build);
+  if (attention != nullptr)
+    body_ = std::make_unique<Attention>(name, *attention, build);
+  else if (const auto* ffn = std::get_if<FfnSpec>(&spec.body))
+    body_ = std::make_unique<Ffn>(name, *ffn, build);
   else
-    body_ = std::make_unique<Ffn>(name, std::get<FfnSpec>(spec.body), build);
+    body_ = std::make_unique<Moe>(name, std::get<MoeSpec>(spec.body), build);
   add_child(*norm_);
   add_child(*body_);
 }

@@ -15,12 +15,15 @@
 
 namespace tessera {
 
+struct RoutingMemory;
+
 // What every block of one forward pass sees. Handles; cheap to copy into recomputation closures.
 struct ForwardContext {
   Tensor positions;  // I32 [B, S]
   Tensor doc_start;  // I32 [B, S], index in the whole row of the first token of its document; undefined: no
                      // document mask
   Recompute recompute = Recompute::none;
+  std::shared_ptr<RoutingMemory> routing;  // where layers are recomputed: what tokens chose
 };
 
 // How a block makes its parameters.
@@ -31,6 +34,7 @@ struct BuildContext {
   std::int64_t hidden_size;
   std::int64_t positions;  // rope tables reach this far
   ModelPlace place;
+  BalanceSpec balance = {};
 };
 
 class Norm : public Module {

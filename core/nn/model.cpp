@@ -1,6 +1,7 @@
 #include "core/nn/model.h"
 
 #include "core/autograd/tape.h"
+#include "core/nn/moe.h"
 #include "core/ops/embedding.h"
 #include "core/ops/linear.h"
 #include "core/ops/linear_cross_entropy.h"
@@ -60,8 +61,8 @@ Model::Model(const ModelSpec& spec, Device& device, const ModelOptions& options)
 
 Model::Model(const ModelSpec& spec, Device& device, const ModelOptions& options, const ModelPart& part)
     : Module("model"), spec_(spec), device_(device), options_(options), part_(part) {
-  const BuildContext build{device,           options.compute,   spec.init_std,
-                           spec.hidden_size, options.positions, part.place};
+  const BuildContext build{device,     options.compute, spec.init_std, spec.hidden_size, options.positions,
+                           part.place, options.balance};
   if (part.embedding) {
     embedding_ = std::make_unique<Embedding>(spec, build);
     add_child(*embedding_);
@@ -81,7 +82,8 @@ void Model::initialize(std::uint64_t seed) {
 }
 
 Tensor Model::hidden(const Tensor& x, const Batch& batch) {
-  const ForwardContext shared{batch.positions, batch.doc_start, options_.recompute};
+  ForwardContext shared{batch.positions, batch.doc_start, options_.recompute, nullptr};
+  if (options_.recompute == Recompute::full) shared.routing = std::make_shared<RoutingMemory>();
   Tensor y = embedding_ ? embedding_->forward(batch.tokens) : x;
   for (const auto& layer : layers_) {
     Layer* one = layer.get();

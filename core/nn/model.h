@@ -18,6 +18,7 @@ struct ModelOptions {
   DType compute = DType::f32;  // f32 or bf16
   Recompute recompute = Recompute::none;
   std::int64_t positions = 0;  // longest sequence it will see
+  BalanceSpec balance = {};
 };
 
 // Which part: layers [first_layer, last_layer), the embedding before them, the head after them.

@@ -50,10 +50,31 @@ struct FfnSpec {
   bool bias = false;
 };
 
+// Σ over the k experts of largest router probability: gate · Wd (silu(Wg x) ⊙ Wu x).
+struct MoeSpec {
+  std::int64_t experts = 0, top_k = 0;
+  std::int64_t width = 0;  // of an expert
+  bool normalize = true;   // gates are divided by their sum
+};
+
+// What keeps experts' loads even: nothing; a term per sequence and layer, averaged; transformers' term over
+// all layers and the whole batch; or a bias on choices, moved after each step (DeepSeek-V3's).
+enum class Balance { none, sequence, global, bias };
+
+struct BalanceSpec {
+  Balance kind = Balance::none;
+  double coefficient = 0;
+  double bias_rate = 1e-3;
+  // What the terms are averaged over: sequences of a step, tokens of each, layers with experts.
+  double sequences = 1;
+  std::int64_t seq_len = 1;
+  double layers = 1;
+};
+
 // x += body(norm(x)).
 struct CellSpec {
   NormSpec norm;
-  std::variant<AttentionSpec, FfnSpec> body;
+  std::variant<AttentionSpec, FfnSpec, MoeSpec> body;
 };
 
 using LayerSpec = std::vector<CellSpec>;
@@ -67,11 +88,14 @@ struct ModelSpec {
   double init_std = 0.02;
 };
 
+// Layers with experts.
+std::int64_t moe_layers(const ModelSpec& spec);
+
 // Parameters, tied ones once.
 std::int64_t parameter_count(const ModelSpec& spec);
 
 // Floating-point operations of forward and backward per token at sequence length `seq_len`: 6 per matmul
-// parameter, causal attention counted half, recomputation not counted.
+// parameter that a token meets, causal attention counted half, recomputation not counted.
 double flops_per_token(const ModelSpec& spec, std::int64_t seq_len);
 
 }  // namespace tessera

@@ -40,8 +40,7 @@ class Collector {
     for (const auto& [name, whole] : tensors) {
       const std::vector<char>& seen = seen_.at(&whole);
       const auto missing = std::find(seen.begin(), seen.end(), 0);
-      if (missing != seen.end())
-        fail("element {} of tensor '{}' has no owner", missing - seen.begin(), name);
+      if (missing != seen.end()) fail("element {} of tensor '{}' has no owner", missing - seen.begin(), name);
     }
   }
 
@@ -53,7 +52,8 @@ class Collector {
 std::int64_t counted_targets(const Subject& subject, int step) {
   std::int64_t counted = 0;
   for (std::int64_t i = 0; i < subject.batch.global_batch; ++i)
-    counted += draw_sample(subject, static_cast<std::uint64_t>(step * subject.batch.global_batch + i)).counted;
+    counted +=
+        draw_sample(subject, static_cast<std::uint64_t>(step * subject.batch.global_batch + i)).counted;
   return counted;
 }
 
@@ -78,7 +78,8 @@ void run_rank(const Subject& subject, const ParallelLayout& layout, ProcessGroup
     const double loss = engine.run_step(load, counted_targets(subject, step));
     const double norm = engine.gradient_norm();
     if (step == 0)
-      for (const Engine::Owned& part : engine.owned()) collector.add(record.gradients, part, part.gradient);
+      for (const Engine::Owned& part : engine.owned())
+        if (part.gradient.defined()) collector.add(record.gradients, part, part.gradient);
     if (world.rank() == 0) {
       record.losses.push_back(loss);
       record.norms.push_back(norm);

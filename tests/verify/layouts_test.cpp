@@ -45,7 +45,10 @@ double relative(const Whole& a, const Whole& b) {
 void compare(const Subject& subject, const ParallelLayout& layout, bool bits) {
   SCOPED_TRACE(text(layout));
   static std::map<std::string, Record> records;
-  const std::string key = std::to_string(subject.spec.tied) + std::to_string(subject.document_mask) + std::to_string(subject.reduce_groups);
+  const std::string key = std::to_string(subject.spec.tied) + std::to_string(subject.document_mask) +
+                          std::to_string(subject.reduce_groups) +
+                          std::to_string(static_cast<int>(subject.model.balance.kind)) +
+                          std::to_string(moe_layers(subject.spec));
   if (!records.contains(key)) records[key] = run(subject, {});
   const Record& one = records[key];
   const Record many = run(subject, layout);
@@ -59,10 +62,41 @@ void compare(const Subject& subject, const ParallelLayout& layout, bool bits) {
       where = name;
     }
   }
-  std::printf("%-50s worst %.2e %s, loss %.9g vs %.9g norm %.9g vs %.9g\n", text(layout).c_str(), worst, where.c_str(), one.losses[2],
-              many.losses[2], one.norms[2], many.norms[2]);
+  std::printf("%-50s worst %.2e %s, loss %.9g vs %.9g norm %.9g vs %.9g\n", text(layout).c_str(), worst,
+              where.c_str(), one.losses[2], many.losses[2], one.norms[2], many.norms[2]);
   EXPECT_LE(worst, bits ? 0 : 1e-5);
   EXPECT_NEAR(one.losses[2], many.losses[2], 1e-5);
+}
+
+Subject small_moe(Balance balance) {
+  Subject subject = small_llama(false, true);
+  for (std::size_t i = 1; i < 4; ++i) subject.spec.layers[i][1].body = MoeSpec{8, 2, 12, true};
+  subject.model.balance.kind = balance;
+  subject.model.balance.coefficient = 0.05;
+  return subject;
+}
+
+TEST(Layouts, Experts) {
+  for (const Balance balance : {Balance::none, Balance::sequence, Balance::global, Balance::bias}) {
+    const Subject subject = small_moe(balance);
+    for (const int zero : {0, 1, 3}) {
+      const auto check = [&](int dp, int cp, int tp, int pp, int ep, int etp, bool bits) {
+        ParallelLayout layout;
+        layout.zero = zero;
+        layout.mesh = {pp, dp, cp, tp, ep, etp};
+        compare(subject, layout, bits);
+      };
+      check(2, 1, 1, 1, 1, 1, true);
+      check(2, 1, 1, 2, 1, 1, true);
+      check(2, 1, 1, 1, 2, 1, false);
+      check(1, 1, 2, 1, 1, 1, false);
+      check(1, 1, 2, 1, 2, 1, false);
+      check(1, 1, 2, 1, 1, 2, false);
+      check(1, 2, 1, 1, 2, 1, false);
+      check(2, 1, 2, 2, 4, 1, false);
+      check(2, 2, 2, 1, 2, 2, false);
+    }
+  }
 }
 
 TEST(Layouts, Quick) {

@@ -1,0 +1,93 @@
+// Mixture of experts: a router, and gated FFNs of which each token sees the k that it is sent to.
+//
+// Dropless: every slot of every token is computed. Rows go to experts in a fixed order (by expert, then by
+// token and slot), through a TokenDispatcher, which is where expert parallelism enters. Rank's thread only.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+
+#include "core/nn/blocks.h"
+#include "core/ops/router.h"
+
+namespace tessera {
+
+// How rows, sorted by expert, get to the ranks that hold the experts, and back.
+class TokenDispatcher {
+ public:
+  virtual ~TokenDispatcher() = default;
+  // One batch of rows on its way.
+  class Trip {
+   public:
+    virtual ~Trip() = default;
+    // I32 [experts here + 1]: where each expert's rows begin.
+    virtual const Tensor& offsets() const = 0;
+    // [rows, H], sorted, of this rank's tokens, to [rows here, H] by expert. Recorded.
+    virtual Tensor to_experts(const Tensor& rows) = 0;
+    // The way back, for what the experts made of them.
+    virtual Tensor from_experts(const Tensor& rows) = 0;
+  };
+  // counts: I32 [experts], this rank's rows for each.
+  virtual std::unique_ptr<Trip> plan(const Tensor& counts) = 0;
+};
+
+// All experts are here.
+std::unique_ptr<TokenDispatcher> local_dispatcher();
+
+// Sees, and may replace, what a layer's tokens choose: `verify` records and replays it. Called once per
+// microbatch and layer, in forward.
+class RoutingObserver {
+ public:
+  virtual ~RoutingObserver() = default;
+  // chosen I32 [T, k] of the tokens `first` … of this rank's microbatch. Returns what is used.
+  virtual Tensor choose(const std::string& layer, std::int64_t first, const Tensor& probs,
+                        const Tensor& chosen) = 0;
+};
+
+// Choices of a forward pass, for its recomputation.
+struct RoutingMemory {
+  std::map<const Module*, Tensor> chosen;
+};
+
+class Moe : public Body {
+ public:
+  Moe(const std::string& name, const MoeSpec& spec, const BuildContext& build);
+  Tensor forward(const Tensor& x, const ForwardContext& context) override;
+
+  const MoeSpec& spec() const { return spec_; }
+  void set_dispatcher(std::unique_ptr<TokenDispatcher> dispatcher) { dispatcher_ = std::move(dispatcher); }
+  // Adds up [B, E] counts over the ranks that share a microbatch's sequences.
+  void on_sequence_counts(std::function<void(const Tensor&)> sum) { sum_sequences_ = std::move(sum); }
+  void set_observer(RoutingObserver* observer) { observer_ = observer; }
+
+  // Since the last call: slots sent to each expert by this rank's tokens (F32 [1, E]), and its share of the
+  // balance term.
+  Tensor take_load();
+  double take_balance();
+  // For Balance::global: the gradient of the term with respect to p, F32 [1, E], for the coming step.
+  void set_global_balance(Tensor balance) { global_balance_ = std::move(balance); }
+  // For Balance::bias: F32 [E], what is added to p for choosing.
+  Parameter* bias() { return bias_; }
+
+ private:
+  Routing choose(const Tensor& logits, const ForwardContext& context);
+  Tensor balance_of(const Routing& routing, const ForwardContext& context, TokenRows rows);
+  TokenRows rows_of(const Tensor& x, const ForwardContext& context) const;
+
+  MoeSpec spec_;
+  BalanceSpec balance_;
+  ShardPlace tokens_;   // which share of a microbatch's tokens is here
+  Parameter& router_;   // [E, H]
+  Parameter* bias_;     // [E] or null
+  Parameter& gate_up_;  // [experts here · 2 I, H], each expert's gate rows, then its up rows
+  Parameter& down_;     // [experts here · H, I]
+  std::unique_ptr<TokenDispatcher> dispatcher_;
+  std::function<void(const Tensor&)> sum_sequences_;
+  RoutingObserver* observer_ = nullptr;
+  Tensor load_;  // F32 [1, E]
+  Tensor global_balance_;
+  double balance_sum_ = 0;
+};
+
+}  // namespace tessera

@@ -1,0 +1,197 @@
+#include "parallel/experts.h"
+
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "core/autograd/tape.h"
+#include "core/base/error.h"
+#include "core/ops/dispatch.h"
+
+namespace tessera {
+namespace {
+
+using Counts = std::vector<std::int64_t>;
+
+std::int64_t total(const Counts& counts) {
+  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
+}
+
+// x cut into, or made of, runs of so many rows.
+std::vector<Tensor> runs_of(const Tensor& x, const Counts& counts) {
+  std::vector<Tensor> runs;
+  std::int64_t at = 0;
+  for (const std::int64_t count : counts) {
+    runs.push_back(x.narrow(0, at, count));
+    at += count;
+  }
+  return runs;
+}
+
+Tensor empty_rows(const Tensor& like, std::int64_t rows) {
+  return Tensor::empty({rows, like.size(1)}, like.dtype(), like.device());
+}
+
+Tensor exchanged(const Tensor& x, const Counts& sent, const Counts& received, ProcessGroup& group) {
+  Tensor y = empty_rows(x, total(received));
+  group.all_to_all(runs_of(y, received), runs_of(x, sent));
+  return y;
+}
+
+// Runs of `sent` rows to each rank; runs of `received` from each. Recorded.
+Tensor exchange_rows(const Tensor& x, const Counts& sent, const Counts& received, ProcessGroup& group) {
+  if (group.size() == 1) return x;
+  Tensor y = exchanged(x.detach(), sent, received, group);
+  if (!needs_record(std::span(&x, 1), false)) return y;
+  Tensor* outputs[] = {&y};
+  record("exchange_rows", std::span(&x, 1), outputs,
+         [sent, received, &group](std::span<const Tensor> g, const BackwardContext&) {
+           return std::vector<Tensor>{exchanged(g[0].detach(), received, sent, group)};
+         });
+  return y;
+}
+
+Tensor all_rows(const Tensor& x, const Counts& rows, ProcessGroup& group) {
+  Tensor y = empty_rows(x, total(rows));
+  group.all_gather(runs_of(y, rows), x);
+  return y;
+}
+
+Tensor own_sum(const Tensor& x, const Counts& rows, ProcessGroup& group) {
+  Tensor y = empty_rows(x, rows[static_cast<std::size_t>(group.rank())]);
+  group.reduce_scatter(y, runs_of(x, rows));
+  return y;
+}
+
+// Every rank's rows, and the dual: the sum of what the ranks have for this rank's rows. Recorded.
+Tensor gather_rows_of_all(const Tensor& x, const Counts& rows, ProcessGroup& group) {
+  if (group.size() == 1) return x;
+  Tensor y = all_rows(x.detach(), rows, group);
+  if (!needs_record(std::span(&x, 1), false)) return y;
+  Tensor* outputs[] = {&y};
+  record("gather_rows_of_all", std::span(&x, 1), outputs,
+         [rows, &group](std::span<const Tensor> g, const BackwardContext&) {
+           return std::vector<Tensor>{own_sum(g[0].detach(), rows, group)};
+         });
+  return y;
+}
+
+Tensor sum_own_rows(const Tensor& x, const Counts& rows, ProcessGroup& group) {
+  if (group.size() == 1) return x;
+  Tensor y = own_sum(x.detach(), rows, group);
+  if (!needs_record(std::span(&x, 1), false)) return y;
+  Tensor* outputs[] = {&y};
+  record("sum_own_rows", std::span(&x, 1), outputs,
+         [rows, &group](std::span<const Tensor> g, const BackwardContext&) {
+           return std::vector<Tensor>{all_rows(g[0].detach(), rows, group)};
+         });
+  return y;
+}
+
+class ExpertTrip : public TokenDispatcher::Trip {
+ public:
+  ExpertTrip(const std::string& layer, const Tensor& counts, ProcessGroup& ep, ProcessGroup& etp,
+             ExpertBuffer buffer)
+      : ep_(ep), etp_(etp) {
+    const auto ranks = static_cast<std::size_t>(ep.size());
+    const auto experts = static_cast<std::size_t>(counts.numel()) / ranks;
+    std::vector<std::int32_t> own(static_cast<std::size_t>(counts.numel()));
+    counts.to_host(own.data());
+    for (std::size_t r = 0; r < ranks; ++r) {
+      const auto first = own.begin() + static_cast<std::ptrdiff_t>(r * experts);
+      sent_.push_back(std::accumulate(first, first + static_cast<std::ptrdiff_t>(experts), std::int64_t{0}));
+    }
+    const std::vector<std::int32_t> arriving = counts_of_all(counts);  // [etp][ep][experts here]
+    lay_out(arriving, experts, counts.device());
+    const double even = static_cast<double>(total(sent_)) * etp.size();
+    if (buffer.factor > 0 && static_cast<double>(total(rows_)) > std::ceil(buffer.factor * even))
+      fail("{}: {} rows came to one rank's experts; parallel.expert_buffer {} holds {}", layer, total(rows_),
+           buffer.factor, std::ceil(buffer.factor * even));
+  }
+
+  const Tensor& offsets() const override { return offsets_; }
+  Tensor to_experts(const Tensor& rows) override {
+    const Tensor arrived = exchange_rows(rows, sent_, received_, ep_);
+    return permute_rows(gather_rows_of_all(arrived, rows_, etp_), order_, inverse_);
+  }
+  Tensor from_experts(const Tensor& rows) override {
+    const Tensor back = sum_own_rows(permute_rows(rows, inverse_, order_), rows_, etp_);
+    return exchange_rows(back, received_, sent_, ep_);
+  }
+
+ private:
+  // How many rows each rank of this expert's ranks has for each expert here.
+  std::vector<std::int32_t> counts_of_all(const Tensor& counts) const {
+    const Tensor arriving = Tensor::empty(counts.shape(), DType::i32, counts.device());
+    ep_.all_to_all(arriving, counts);
+    const Tensor all = Tensor::empty({etp_.size() * counts.numel()}, DType::i32, counts.device());
+    etp_.all_gather(all, arriving);
+    std::vector<std::int32_t> host(static_cast<std::size_t>(all.numel()));
+    all.to_host(host.data());
+    return host;
+  }
+
+  // Rows arrive by (etp rank, ep rank, expert), and are wanted by (expert, etp rank, ep rank).
+  void lay_out(const std::vector<std::int32_t>& counts, std::size_t experts, Device& device) {
+    const auto sources = static_cast<std::size_t>(ep_.size());
+    const auto slices = static_cast<std::size_t>(etp_.size());
+    const auto at = [&](std::size_t slice, std::size_t source, std::size_t expert) {
+      return (slice * sources + source) * experts + expert;
+    };
+    std::vector<std::int64_t> begins(counts.size() + 1);
+    for (std::size_t i = 0; i < counts.size(); ++i) begins[i + 1] = begins[i] + counts[i];
+    const auto mine = static_cast<std::size_t>(etp_.rank());
+    for (std::size_t s = 0; s < sources; ++s)
+      received_.push_back(begins[at(mine, s, experts)] - begins[at(mine, s, 0)]);
+    for (std::size_t e = 0; e < slices; ++e)
+      rows_.push_back(begins[(e + 1) * sources * experts] - begins[e * sources * experts]);
+    std::vector<std::int32_t> order;
+    std::vector<std::int32_t> offsets{0};
+    for (std::size_t x = 0; x < experts; ++x) {
+      for (std::size_t e = 0; e < slices; ++e)
+        for (std::size_t s = 0; s < sources; ++s)
+          for (std::int64_t row = begins[at(e, s, x)]; row < begins[at(e, s, x) + 1]; ++row)
+            order.push_back(static_cast<std::int32_t>(row));
+      offsets.push_back(static_cast<std::int32_t>(order.size()));
+    }
+    std::vector<std::int32_t> inverse(order.size());
+    for (std::size_t i = 0; i < order.size(); ++i)
+      inverse[static_cast<std::size_t>(order[i])] = static_cast<std::int32_t>(i);
+    const auto on_device = [&](const std::vector<std::int32_t>& values) {
+      return Tensor::from_host(values.data(), {static_cast<std::int64_t>(values.size())}, DType::i32, device);
+    };
+    order_ = on_device(order);
+    inverse_ = on_device(inverse);
+    offsets_ = on_device(offsets);
+  }
+
+  ProcessGroup& ep_;
+  ProcessGroup& etp_;
+  Counts sent_, received_;  // rows, by ep rank
+  Counts rows_;             // at this expert's ranks, by etp rank
+  Tensor order_, inverse_, offsets_;
+};
+
+class ExpertDispatcher : public TokenDispatcher {
+ public:
+  ExpertDispatcher(std::string layer, ProcessGroup& ep, ProcessGroup& etp, ExpertBuffer buffer)
+      : layer_(std::move(layer)), ep_(ep), etp_(etp), buffer_(buffer) {}
+  std::unique_ptr<Trip> plan(const Tensor& counts) override {
+    return std::make_unique<ExpertTrip>(layer_, counts, ep_, etp_, buffer_);
+  }
+
+ private:
+  std::string layer_;
+  ProcessGroup& ep_;
+  ProcessGroup& etp_;
+  ExpertBuffer buffer_;
+};
+
+}  // namespace
+
+std::unique_ptr<TokenDispatcher> expert_dispatcher(std::string layer, ProcessGroup& ep, ProcessGroup& etp,
+                                                   ExpertBuffer buffer) {
+  return std::make_unique<ExpertDispatcher>(std::move(layer), ep, etp, buffer);
+}
+
+}  // namespace tessera
