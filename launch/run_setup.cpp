@@ -146,7 +146,12 @@ void initialize_weights(const Config& config, Engine& engine) {
   if (!std::equal(ours.begin(), ours.end(), theirs.begin(), theirs.end(), same))
     config.fail_at("init.from",
                    fmt::format("'{}' holds a model of other sizes than this config's", *config.init.from));
-  for (const Engine::Owned& part : engine.held()) read_part(source, part);
+  load_weights(engine, source);
+}
+
+void load_weights(Engine& engine, const ModelSource& source) {
+  for (const Engine::Owned& part : engine.held())
+    if (part.gradient.defined() || part.first_moment.defined()) read_part(source, part);
   engine.weights_changed();
 }
 

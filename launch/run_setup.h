@@ -32,6 +32,9 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
 // Drawn from init.seed, or read from init.from.
 void initialize_weights(const Config& config, Engine& engine);
 
+// Weights of whatever part each rank holds; `source` is of the engine's spec.
+void load_weights(Engine& engine, const ModelSource& source);
+
 // Prints what will run, with parameters, and estimates of memory and time; rank 0.
 void print_start_table(const Config& config, const RunSetup& setup, const Engine& engine,
                        const ProcessGroup& ranks, const TrainOptions& options);

@@ -1,6 +1,6 @@
-"""Writes the golden models: tiny random Llama and Qwen3 models as transformers sees them.
+"""Writes the golden models: tiny random models as transformers sees them.
 
-    python models.py OUT_DIR        needs torch and transformers 5.23
+    python models.py OUT_DIR [CASE…]        needs torch and transformers 5.23
 
 For each case OUT_DIR/<case>/ holds the Hugging Face directory (config.json, model.safetensors), tokens.safetensors (I32
 [2, 83]), logits.safetensors, gradients.safetensors (of the mean cross-entropy over predicted tokens) and steps.json: the
@@ -10,7 +10,8 @@ import json, os, sys
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+                          Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 SMALL = dict(vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=512, bos_token_id=None, eos_token_id=None, pad_token_id=None,
@@ -24,6 +25,16 @@ CASES = {
     "qwen3_untied_wide_heads": (Qwen3ForCausalLM, Qwen3Config, dict(tie_word_embeddings=False, head_dim=32)),
     "qwen3_tied": (Qwen3ForCausalLM, Qwen3Config, dict(tie_word_embeddings=True, head_dim=16, rope_parameters=dict(rope_type="default", rope_theta=1e6))),
 }
+MOE = {
+    "mixtral": (MixtralForCausalLM, MixtralConfig, dict(num_local_experts=8, num_experts_per_tok=2, intermediate_size=32, tie_word_embeddings=False)),
+    "qwen3_moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig, dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=32,
+                                                            norm_topk_prob=True, mlp_only_layers=[0], tie_word_embeddings=False)),
+    # The auxiliary loss over all layers and the whole batch, as balance: global has it.
+    "qwen3_moe_balanced": (Qwen3MoeForCausalLM, Qwen3MoeConfig, dict(num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24, norm_topk_prob=False,
+                                                                     tie_word_embeddings=True, output_router_logits=True, router_aux_loss_coef=0.1)),
+}
+SEEDS = {case: seed for seed, case in enumerate(sorted(CASES) + sorted(MOE), 1)}
+CASES |= MOE
 LEARNING_RATE, BETAS, EPSILON, DECAY, CLIP, STEPS = 1e-3, (0.9, 0.95), 1e-8, 0.1, 1.0, 20
 
 
@@ -48,8 +59,22 @@ def old_dialect(directory):
     json.dump(config, open(path, "w"), indent=2)
 
 
+def release_names(case, gradients):
+    """Experts are fused in memory, and apart under other names in releases: gradients take the latter."""
+    block, parts = ("block_sparse_moe", ("w1", "w3", "w2")) if case == "mixtral" else ("mlp", ("gate_proj", "up_proj", "down_proj"))
+    out = {}
+    for name, gradient in gradients.items():
+        module, dot, leaf = name.rpartition(".mlp.experts.")
+        if not dot:
+            out[name.replace(".mlp.gate.", f".{block}.gate.")] = gradient
+        for expert, one in enumerate(gradient if dot else []):
+            pieces = zip(parts, one.chunk(2)) if leaf == "gate_up_proj" else [(parts[2], one)]
+            out |= {f"{module}.{block}.experts.{expert}.{part}.weight": piece.contiguous() for part, piece in pieces}
+    return out
+
+
 def write(case, directory):
-    torch.manual_seed(sorted(CASES).index(case) + 1)
+    torch.manual_seed(SEEDS[case])
     make, config, settings = CASES[case]
     model = make(config(**SMALL | settings)).float().eval()
     randomize(model)
@@ -65,7 +90,7 @@ def write(case, directory):
     save_file({"logits": model(input_ids=tokens).logits.detach().contiguous()}, os.path.join(directory, "logits.safetensors"))
     loss_of(model, tokens).backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
-    save_file(gradients, os.path.join(directory, "gradients.safetensors"))
+    save_file(release_names(case, gradients), os.path.join(directory, "gradients.safetensors"))
     groups = [dict(params=[p for p in model.parameters() if p.dim() >= 2], weight_decay=DECAY),
               dict(params=[p for p in model.parameters() if p.dim() < 2], weight_decay=0.0)]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, eps=EPSILON)
@@ -82,5 +107,5 @@ def write(case, directory):
     print(case, f"loss {losses[0]:.4f} to {losses[-1]:.4f}")
 
 
-for case in CASES:
+for case in sys.argv[2:] or CASES:
     write(case, os.path.join(sys.argv[1], case))

@@ -156,7 +156,7 @@ Values draw(const OpCase& test, DType dtype) {
   if (!test.differentiable) return values;
   for (const Array& out : test.reference(values.inputs)) {
     Array array(out.size());
-    for (double& value : array) value = rounded(normal(generator), dtype);
+    for (double& value : array) value = test.unit_cotangents ? 1 : rounded(normal(generator), dtype);
     values.cotangents.push_back(std::move(array));
   }
   return values;
@@ -311,7 +311,8 @@ std::set<std::string> slots_used(const OpCase& test) {
 
 std::vector<OpCase> all_cases() {
   std::vector<OpCase> cases;
-  for (const auto& part : {elementwise_cases(), matmul_cases(), sequence_cases(), loss_cases()})
+  for (const auto& part :
+       {elementwise_cases(), matmul_cases(), sequence_cases(), loss_cases(), expert_cases()})
     cases.insert(cases.end(), part.begin(), part.end());
   return cases;
 }

@@ -44,7 +44,8 @@ struct OpCase {
   double roundings = 2;  // to bf16 between the inputs and a result
   bool bf16 = true;      // false: defined for fp32 only
   bool differentiable = true;
-  int samples = 64;  // elements of each tensor whose derivative is checked
+  bool unit_cotangents = false;  // 1 instead of random ones
+  int samples = 64;              // elements of each tensor whose derivative is checked
 };
 
 // GoogleTest shows cases by name.
@@ -86,6 +87,7 @@ std::vector<OpCase> elementwise_cases();
 std::vector<OpCase> matmul_cases();
 std::vector<OpCase> sequence_cases();
 std::vector<OpCase> loss_cases();
+std::vector<OpCase> expert_cases();
 std::vector<OpCase> all_cases();
 
 }  // namespace tessera::testing_ops
