@@ -109,8 +109,25 @@ Metrics::Metrics(const std::string& directory, const RunHeader& header, std::int
 
 Metrics::~Metrics() = default;
 
+namespace {
+
+// The busiest expert's load as a multiple of the mean, over all layers.
+double highest_load(const std::vector<std::vector<double>>& slots) {
+  double highest = 0;
+  for (const std::vector<double>& layer : slots) {
+    double total = 0;
+    for (const double count : layer) total += count;
+    if (total > 0)
+      highest = std::max(highest, *std::max_element(layer.begin(), layer.end()) *
+                                      static_cast<double>(layer.size()) / total);
+  }
+  return highest;
+}
+
+}  // namespace
+
 void Metrics::step(const StepMetrics& m) {
-  files_->line(Json{{"step", m.step},
+  Json line = Json{{"step", m.step},
                     {"tokens", m.tokens},
                     {"loss", number(m.loss)},
                     {"grad_norm", number(m.grad_norm)},
@@ -121,14 +138,23 @@ void Metrics::step(const StepMetrics& m) {
                     {"mem_bytes", m.mem_bytes},
                     {"data_wait_s", m.data_wait_s},
                     {"skipped", m.skipped},
-                    {"eta_s", number(m.eta_s)}});
-  files_->scalars(m.step, {{"train/loss", m.loss},
+                    {"eta_s", number(m.eta_s)}};
+  std::vector<std::pair<std::string, double>> scalars{{"train/loss", m.loss},
                            {"train/grad_norm", m.grad_norm},
                            {"train/lr", m.lr},
                            {"train/tokens", static_cast<double>(m.tokens)},
                            {"speed/tokens_per_s", m.tokens_per_s},
                            {"speed/tflops", m.tflops},
-                           {"speed/memory_bytes", static_cast<double>(m.mem_bytes)}});
+                           {"speed/memory_bytes", static_cast<double>(m.mem_bytes)}};
+  if (!m.expert_slots.empty()) {
+    line["expert_slots"] = m.expert_slots;
+    line["expert_load_max"] = highest_load(m.expert_slots);
+    line["balance"] = number(m.balance);
+    scalars.emplace_back("experts/load_max", highest_load(m.expert_slots));
+    scalars.emplace_back("experts/balance", m.balance);
+  }
+  files_->line(line);
+  files_->scalars(m.step, scalars);
 }
 
 void Metrics::validation(const ValidationMetrics& m) {
@@ -146,6 +172,7 @@ std::string Metrics::progress_line(const StepMetrics& m, std::int64_t steps) {
       "{}",
       m.step, steps, m.loss, m.grad_norm, m.lr, m.tokens_per_s, m.tflops,
       bytes_text(static_cast<double>(m.mem_bytes)), duration_text(m.eta_s));
+  if (!m.expert_slots.empty()) line += fmt::format("  expert load {:.2f}", highest_load(m.expert_slots));
   if (m.skipped > 0) line += fmt::format("  skipped {}", m.skipped);
   return line;
 }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace tessera {
 
@@ -24,6 +25,9 @@ struct StepMetrics {
   double data_wait_s = 0;       // of step_s, waiting for tokens
   std::int64_t skipped = 0;     // steps skipped for non-finite numbers, so far
   double eta_s = 0;
+  // Of models with experts: slots of the step sent to each, by layer with experts; and the balance term.
+  std::vector<std::vector<double>> expert_slots;
+  double balance = 0;
 };
 
 struct ValidationMetrics {

@@ -124,7 +124,10 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
   if (config.data.seq_len > spec.max_positions)
     config.fail_at("data.seq_len", fmt::format("{} is beyond the model's max_position_embeddings {}",
                                                config.data.seq_len, spec.max_positions));
-  setup.model = {setup.description.dtype, config.train.recompute, config.data.seq_len};
+  setup.model = {setup.description.dtype, config.train.recompute, config.data.seq_len, {}};
+  setup.model.balance.kind = moe_layers(spec) > 0 ? config.experts.balance : Balance::none;
+  setup.model.balance.coefficient = config.experts.coefficient;
+  setup.model.balance.bias_rate = config.experts.bias_rate;
   setup.batch = {config.train.global_batch, config.train.micro_batch, config.data.seq_len};
   setup.layout = layout_of(config, spec, setup.batch, ranks.size());
   setup.optimizer = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps,

@@ -111,6 +111,8 @@ StepMetrics Trainer::State::step() {
   now.loss = engine->run_step(load, counted);
   if (std::isnan(now.loss)) now.loss = std::abs(now.loss);  // its sign means nothing, and would be printed
   now.lr = learning_rate(config.schedule, config.optimizer.lr, config.train.steps, position.step);
+  now.expert_slots = engine->expert_load().slots;
+  now.balance = engine->expert_load().balance;
   now.grad_norm = engine->gradient_norm();
   const bool updated = apply_update(now);
   ++position.step;

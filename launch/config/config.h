@@ -82,6 +82,12 @@ struct ParallelConfig {
                                      // microbatch
 };
 
+struct ExpertsConfig {
+  Balance balance = Balance::sequence;
+  double coefficient = 1e-3;  // of the term, for sequence and global
+  double bias_rate = 1e-3;    // of the bias
+};
+
 struct CheckpointConfig {
   std::string dir = "checkpoints";
   std::int64_t every = 100;  // steps
@@ -101,6 +107,7 @@ struct Config {
   TrainConfig train;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
+  ExpertsConfig experts;
   ParallelConfig parallel;
   CheckpointConfig checkpoint;
   LogConfig log;
@@ -140,5 +147,6 @@ const char* name_of(Precision value);
 const char* name_of(Recompute value);
 const char* name_of(OnNonfinite value);
 const char* name_of(ScheduleName value);
+const char* name_of(Balance value);
 
 }  // namespace tessera

@@ -233,6 +233,26 @@ Section schedule_section() {
           false};
 }
 
+Section experts_section() {
+  return {"experts",
+          "What keeps the loads of experts even, in models that have some",
+          {identity(choice<>("balance", TESSERA_MEMBER(experts.balance),
+                             std::vector<std::pair<std::string, Balance>>{{"none", Balance::none},
+                                                                          {"sequence", Balance::sequence},
+                                                                          {"global", Balance::global},
+                                                                          {"bias", Balance::bias}},
+                             "A term per sequence and layer; transformers' term over the whole batch, for a "
+                             "second forward pass; or DeepSeek-V3's bias on choices, which no release holds")),
+           identity(number("coefficient", TESSERA_MEMBER(experts.coefficient), {.low = 0},
+                           "Weight of the term, for sequence and global")),
+           identity(number("bias_rate", TESSERA_MEMBER(experts.bias_rate), {.low = 0},
+                           "Step of the bias, for bias"))},
+          {},
+          {},
+          {},
+          false};
+}
+
 constexpr std::int64_t most_ranks = 1 << 20;
 
 Section parallel_section() {
@@ -265,6 +285,9 @@ Section parallel_section() {
                 std::vector<std::pair<std::string, ContextMethod>>{{"all_gather", ContextMethod::all_gather},
                                                                    {"ulysses", ContextMethod::ulysses}},
                 "How attention sees a sequence spread over cp"),
+       number("expert_buffer", TESSERA_MEMBER(parallel.layout.expert_buffer), {.low = 0},
+              "Rows that one rank's experts may get, as a multiple of the even share; more stops the run; 0 "
+              "takes what comes"),
        identity(
            auto_integer("reduce_groups", TESSERA_MEMBER(parallel.reduce_groups), most_ranks,
                         "Groups in which a step's gradients are summed; auto is dp of the first start, or "
@@ -307,7 +330,7 @@ Section log_section() {
 const std::vector<Section>& sections() {
   static const std::vector<Section> all = {
       model_section(),    init_section(),     data_section(),       train_section(), optimizer_section(),
-      schedule_section(), parallel_section(), checkpoint_section(), log_section(),   kernels_section()};
+      schedule_section(), experts_section(), parallel_section(), checkpoint_section(), log_section(),   kernels_section()};
   return all;
 }
 

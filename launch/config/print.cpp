@@ -138,5 +138,8 @@ const char* name_of(OnNonfinite value) {
 const char* name_of(ScheduleName value) {
   return pick(value, {"cosine", "wsd", "constant"});
 }
+const char* name_of(Balance value) {
+  return pick(value, {"none", "sequence", "global", "bias"});
+}
 
 }  // namespace tessera
