@@ -15,6 +15,7 @@ void add_verbs(CLI::App& app, Action& chosen) {
   add_tokenizer_verb(app, chosen);
   add_data_verb(app, chosen);
   add_train_verb(app, chosen);
+  add_verify_verb(app, chosen);
   add_checkpoint_verb(app, chosen);
   add_bench_verb(app, chosen);
 }

@@ -28,6 +28,7 @@ void add_launch_verb(CLI::App& app, Action& chosen);
 void add_tokenizer_verb(CLI::App& app, Action& chosen);
 void add_data_verb(CLI::App& app, Action& chosen);
 void add_train_verb(CLI::App& app, Action& chosen);
+void add_verify_verb(CLI::App& app, Action& chosen);
 void add_checkpoint_verb(CLI::App& app, Action& chosen);
 void add_bench_verb(CLI::App& app, Action& chosen);
 

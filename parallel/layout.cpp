@@ -107,6 +107,64 @@ ParallelLayout plan_layout(const LayoutRequest& request, const ModelSpec& spec, 
           request.layers, request.expert_buffer};
 }
 
+namespace {
+
+std::vector<int> divisors_of(int n) {
+  std::vector<int> list;
+  for (int d = 1; d <= n; ++d)
+    if (n % d == 0) list.push_back(d);
+  return list;
+}
+
+// Schedules, ZeRO stages and context methods that make a difference on this mesh.
+std::vector<LayoutRequest> variants(const LayoutRequest& base, const ModelSpec& spec) {
+  const MeshRequest& mesh = base.mesh;
+  std::vector<LayoutRequest> all;
+  const bool replicas = *mesh.dp * mesh.cp > 1 || *mesh.dp * mesh.cp * mesh.tp > mesh.ep * mesh.etp;
+  for (const ScheduleKind schedule :
+       {ScheduleKind::one_f_one_b, ScheduleKind::interleaved, ScheduleKind::zero_bubble})
+    for (const ContextMethod context : {ContextMethod::all_gather, ContextMethod::ulysses})
+      for (int zero = 0; zero <= 3; ++zero) {
+        if (mesh.pp == 1 && schedule != ScheduleKind::one_f_one_b) continue;
+        if (mesh.cp == 1 && context != ContextMethod::all_gather) continue;
+        if (!replicas && zero > 0) continue;
+        LayoutRequest one = base;
+        one.schedule = schedule;
+        one.context = context;
+        one.zero = zero;
+        const bool room = spec.layers.size() >= static_cast<std::size_t>(2 * mesh.pp);
+        one.virtual_stages = schedule == ScheduleKind::interleaved && room ? 2 : 1;
+        all.push_back(one);
+      }
+  return all;
+}
+
+}  // namespace
+
+std::vector<ParallelLayout> all_layouts(const LayoutRequest& base, const ModelSpec& spec,
+                                        const BatchShape& batch, int ranks) {
+  std::vector<ParallelLayout> layouts;
+  for (const int pp : divisors_of(ranks))
+    for (const int dp : divisors_of(ranks / pp))
+      for (const int cp : divisors_of(ranks / pp / dp)) {
+        const int tp = ranks / pp / dp / cp;
+        for (const int ep : divisors_of(dp * cp * tp))
+          for (const int etp : divisors_of(dp * cp * tp / ep)) {
+            if (ep * etp > 1 && moe_layers(spec) == 0) continue;
+            LayoutRequest request = base;
+            request.layers.clear();
+            request.mesh = {pp, cp, tp, ep, etp, dp};
+            for (const LayoutRequest& variant : variants(request, spec)) {
+              try {
+                layouts.push_back(plan_layout(variant, spec, batch, ranks));
+              } catch (const Error&) {  // does not fit: not a layout
+              }
+            }
+          }
+      }
+  return layouts;
+}
+
 bool promises_bits(const ParallelLayout& layout, std::int64_t reduce_groups) {
   const MeshShape& mesh = layout.mesh;
   if (mesh.tp > 1 || mesh.cp > 1 || mesh.ep > 1 || mesh.etp > 1) return false;

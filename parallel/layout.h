@@ -50,6 +50,11 @@ struct LayoutRequest {
 ParallelLayout plan_layout(const LayoutRequest& request, const ModelSpec& spec, const BatchShape& batch,
                            int ranks);
 
+// Every valid layout over exactly `ranks`: all sizes of all axes, ZeRO stages where ranks hold replicas,
+// schedules where there are stages, both ways of context parallelism. Other keys are those of `base`.
+std::vector<ParallelLayout> all_layouts(const LayoutRequest& base, const ModelSpec& spec,
+                                        const BatchShape& batch, int ranks);
+
 // Whether a run under this layout has the bits of one rank with the same micro_batch and as many reduce
 // groups: no tensor, context or expert parallelism, and ranks whose sums are subtrees of the groups'.
 bool promises_bits(const ParallelLayout& layout, std::int64_t reduce_groups);

@@ -127,23 +127,23 @@ Tensor Ffn::forward(const Tensor& x, const ForwardContext&) {
   return add_bias(output(linear(swiglu(gate_up), down_, nullptr)), down_bias_);  // [T, H]
 }
 
-Cell::Cell(const std::string& layer, const CellSpec& spec, const BuildContext& build) : Module(layer) {
+Cell::Cell(const std::string& layer, const CellSpec& spec, const BuildContext& build)
+    : Module(layer + (std::holds_alternative<AttentionSpec>(spec.body) ? ".attention" : ".ffn")) {
   const auto* attention = std::get_if<AttentionSpec>(&spec.body);
-  const std::string name = layer + (attention != nullptr ? ".attention" : ".ffn");
-  norm_ = std::make_unique<Norm>(name + "_norm", spec.norm, build.hidden_size, build);
+  norm_ = std::make_unique<Norm>(name() + "_norm", spec.norm, build.hidden_size, build);
   if (attention != nullptr)
-    body_ = std::make_unique<Attention>(name, *attention, build);
+    body_ = std::make_unique<Attention>(name(), *attention, build);
   else if (const auto* ffn = std::get_if<FfnSpec>(&spec.body))
-    body_ = std::make_unique<Ffn>(name, *ffn, build);
+    body_ = std::make_unique<Ffn>(name(), *ffn, build);
   else
-    body_ = std::make_unique<Moe>(name, std::get<MoeSpec>(spec.body), build);
+    body_ = std::make_unique<Moe>(name(), std::get<MoeSpec>(spec.body), build);
   add_child(*norm_);
   add_child(*body_);
 }
 
 Tensor Cell::forward(const Tensor& x, const ForwardContext& context) {
   const Scope scope(*this);
-  return add(x, body_->forward(norm_->forward(x), context));
+  return reported(add(x, body_->forward(norm_->forward(x), context)));
 }
 
 Layer::Layer(const std::string& name, const LayerSpec& spec, const BuildContext& build) : Module(name) {

@@ -27,7 +27,7 @@ Embedding::Embedding(const ModelSpec& spec, const BuildContext& build)
 
 Tensor Embedding::forward(const Tensor& tokens) {
   const Scope scope(*this);
-  return output(tessera::embedding(tokens, weight_, weight_.segments()[0].first_row));
+  return reported(output(tessera::embedding(tokens, weight_, weight_.segments()[0].first_row)));
 }
 
 Head::Head(const ModelSpec& spec, const BuildContext& build, Parameter* tied_to)

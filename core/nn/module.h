@@ -39,6 +39,10 @@ class Module {
     output_ = std::move(output);
   }
 
+  // Told what a module that reports makes in forward: the residual stream after embedding and cells.
+  using Probe = std::function<void(const Module&, const Tensor&)>;
+  void set_probe(Probe probe) { probe_ = std::move(probe); }
+
   // A forward pass through a module holds one of these.
   class Scope {
    public:
@@ -60,6 +64,10 @@ class Module {
   void add_child(Module& child) { children_.push_back(&child); }
   Tensor input(const Tensor& x) const { return input_ ? input_(x) : x; }
   Tensor output(const Tensor& y) const { return output_ ? output_(y) : y; }
+  Tensor reported(const Tensor& y) const {
+    if (probe_) probe_(*this, y);
+    return y;
+  }
 
  private:
   std::string name_;
@@ -67,6 +75,7 @@ class Module {
   std::vector<Module*> children_;
   std::vector<Hook> enter_, leave_;
   Reshard input_, output_;
+  Probe probe_;
 };
 
 }  // namespace tessera

@@ -6,6 +6,7 @@
 #include "core/autograd/tape.h"
 #include "core/ops/dispatch.h"
 #include "core/ops/grouped_linear.h"
+#include "core/ops/linear.h"
 #include "core/ops/swiglu.h"
 #include "core/tensor/elementwise.h"
 
@@ -86,6 +87,12 @@ ParameterSpec router_spec(const std::string& name, const MoeSpec& spec, const Bu
                "router", ".weight", spec.experts, build.hidden_size);
 }
 
+Tensor add_rows(const Tensor& x, const Tensor& row) {
+  Tensor sum = contiguous_copy(x);
+  add_bias_kernel()({sum, row}, x.device());
+  return sum;
+}
+
 ParameterSpec bias_spec(const std::string& name, const MoeSpec& spec, const BuildContext& build) {
   ParameterSpec bias =
       uncut({name, {Initializer::Kind::constant, 0}, Layout::Ranks::dense, build.place.tensor}, "router",
@@ -127,8 +134,8 @@ Routing Moe::choose(const Tensor& logits, const ForwardContext& context) {
   Routing routing = route(logits, options, again ? *remembered : Tensor());
   if (again) return routing;
   if (observer_ != nullptr) {
-    const Tensor used =
-        observer_->choose(name(), tokens_.index * logits.size(0), routing.probs, routing.indices);
+    const Tensor scores = bias_ == nullptr ? routing.probs : add_rows(routing.probs, bias_->value());
+    const Tensor used = observer_->choose(name(), tokens_.index * logits.size(0), scores, routing.indices);
     routing = route(logits, options, used);
   }
   if (remembered != nullptr) *remembered = routing.indices;

@@ -40,8 +40,9 @@ std::unique_ptr<TokenDispatcher> local_dispatcher();
 class RoutingObserver {
  public:
   virtual ~RoutingObserver() = default;
-  // chosen I32 [T, k] of the tokens `first` … of this rank's microbatch. Returns what is used.
-  virtual Tensor choose(const std::string& layer, std::int64_t first, const Tensor& probs,
+  // scores F32 [T, E], by which chosen I32 [T, k] are the largest, of the tokens `first` … of this rank's
+  // microbatch. Returns what is used.
+  virtual Tensor choose(const std::string& layer, std::int64_t first, const Tensor& scores,
                         const Tensor& chosen) = 0;
 };
 

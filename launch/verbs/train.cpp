@@ -70,7 +70,7 @@ void add_train_verb(CLI::App& app, Action& chosen) {
   auto arguments = std::make_shared<TrainArguments>();
   verb->add_option("config", arguments->config, "The run's YAML file")->required();
   verb->add_option("overrides", arguments->overrides, "Config keys to change: train.steps=1000");
-  verb->add_option("--ranks", arguments->ranks, "Data-parallel ranks, as threads of this process")
+  verb->add_option("--ranks", arguments->ranks, "Ranks, as threads of this process")
       ->check(CLI::Range(1, 1024));
   verb->add_flag("--fresh", arguments->fresh, "Refuse to run if checkpoint.dir already holds checkpoints");
   verb->footer(

@@ -1,53 +1,20 @@
 #include "launch/verify/run.h"
 
 #include <algorithm>
+#include <cmath>
 #include <mutex>
+#include <set>
 
+#include "core/autograd/tape.h"
 #include "core/base/error.h"
 #include "core/base/philox.h"
 #include "core/tensor/device.h"
 #include "launch/batches.h"
+#include "launch/verify/collect.h"
 #include "parallel/comm/local.h"
 
 namespace tessera::verify {
 namespace {
-
-// Collects the ranks' parts; every element must come once.
-class Collector {
- public:
-  void add(std::map<std::string, Whole>& tensors, const Engine::Owned& part, const Tensor& values) {
-    const std::lock_guard lock(mutex_);
-    Whole& whole = tensors[part.name];
-    if (whole.values.empty()) {
-      whole.shape = part.global;
-      whole.values.resize(static_cast<std::size_t>(part.global.numel()));
-      seen_[&whole].resize(whole.values.size());
-    }
-    std::vector<char>& seen = seen_[&whole];
-    const std::int64_t width = part.global.rank() == 2 ? part.global[1] : 1;
-    const std::int64_t columns = values.rank() == 2 ? values.size(1) : 1;
-    std::vector<float> host(static_cast<std::size_t>(values.numel()));
-    values.to_host(host.data());
-    for (std::int64_t row = 0; row < values.size(0); ++row)
-      for (std::int64_t column = 0; column < columns; ++column) {
-        const auto at = static_cast<std::size_t>((part.row + row) * width + part.column + column);
-        if (seen[at] != 0) fail("element {} of tensor '{}' has two owners", at, part.name);
-        seen[at] = 1;
-        whole.values[at] = host[static_cast<std::size_t>(row * columns + column)];
-      }
-  }
-  void check_complete(const std::map<std::string, Whole>& tensors) const {
-    for (const auto& [name, whole] : tensors) {
-      const std::vector<char>& seen = seen_.at(&whole);
-      const auto missing = std::find(seen.begin(), seen.end(), 0);
-      if (missing != seen.end()) fail("element {} of tensor '{}' has no owner", missing - seen.begin(), name);
-    }
-  }
-
- private:
-  std::mutex mutex_;
-  std::map<const Whole*, std::vector<char>> seen_;
-};
 
 std::int64_t counted_targets(const Subject& subject, int step) {
   std::int64_t counted = 0;
@@ -57,37 +24,123 @@ std::int64_t counted_targets(const Subject& subject, int step) {
   return counted;
 }
 
-void run_rank(const Subject& subject, const ParallelLayout& layout, ProcessGroup& world, Record& record,
-              Collector& collector) {
-  const auto device = make_device(DeviceKind::cpu, {0, 1});
-  Engine engine(subject.spec, *device, world, layout, subject.model, subject.batch, subject.reduce_groups,
-                subject.optimizer);
-  engine.initialize(subject.seed);
-  device->reset_peak();
-  const std::vector<std::int64_t> microbatches = engine.microbatches();
-  const std::vector<PositionRange> positions = engine.positions();
-  for (int step = 0; step < subject.steps; ++step) {
+// A parameter's first value: what its initialiser drew, and a little more by (seed, name, index).
+void perturb(const Subject& subject, Engine& engine) {
+  for (const Engine::Owned& part : engine.held()) {
+    if (!part.first_moment.defined()) continue;
+    const Key key(subject.seed, part.name + " perturbed");
+    const std::int64_t width = part.global.rank() == 2 ? part.global[1] : 1;
+    const std::int64_t columns = part.weight.numel() / part.weight.size(0);
+    for (std::int64_t row = 0; row < part.weight.size(0); ++row) {
+      std::vector<float> noise(static_cast<std::size_t>(columns));
+      fill_normal(noise, key, 0.05F, static_cast<std::uint64_t>((part.row + row) * width + part.column));
+      for (std::int64_t i = 0; i < columns; ++i)
+        part.weight.data<float>()[row * columns + i] += noise[static_cast<std::size_t>(i)];
+    }
+  }
+  engine.weights_changed();
+}
+
+// One rank's run.
+class RankRun {
+ public:
+  RankRun(const Subject& subject, const ParallelLayout& layout, ProcessGroup& world, const Choices* replay,
+          Record& record, Collector& collector)
+      : subject_(subject),
+        record_(record),
+        collector_(collector),
+        device_(make_device(DeviceKind::cpu, {0, 1})),
+        engine_(subject.spec, *device_, world, layout, subject.model, subject.batch, subject.reduce_groups,
+                subject.optimizer),
+        tokens_(subject.batch, engine_.positions(), engine_.mesh()),
+        observer_(tokens_, replay, record, collector) {
+    for (Moe* moe : engine_.experts()) moe->set_observer(&observer_);
+    for (const auto& chunk : engine_.chunks())
+      for (Module* module : chunk->model().modules())
+        module->set_probe([this](const Module& one, const Tensor& x) { probe(one, x); });
+  }
+
+  void run() {
+    engine_.initialize(subject_.seed);
+    perturb(subject_, engine_);
+    for (const Engine::Owned& part : engine_.held())
+      collector_.add_copy(record_, part.name, part.global, part.row, part.column, part.weight);
+    device_->reset_peak();
+    for (step_ = 0; step_ < subject_.steps; ++step_) run_step();
+    for (const Engine::Owned& part : engine_.owned())
+      collector_.add(record_.weights, part.name, part.global, part.row, part.column, part.weight);
+    const auto rank = static_cast<std::size_t>(engine_.mesh().world().rank());
+    record_.peak_bytes[rank] = device_->memory().peak;
+    for (const Axis axis : {Axis::pp, Axis::dp, Axis::cp, Axis::tp, Axis::edp, Axis::ep, Axis::etp})
+      for (const auto& [kind, bytes] : engine_.mesh().group(axis).bytes_sent())
+        record_.bytes_sent[rank][std::string(name_of(axis)) + " " + kind] = bytes;
+    for (const auto& [kind, bytes] : engine_.mesh().replicas().bytes_sent())
+      record_.bytes_sent[rank]["replicas " + kind] = bytes;
+  }
+
+ private:
+  void run_step() {
+    const std::vector<std::int64_t> microbatches = engine_.microbatches();
     const auto load = [&](std::size_t i) {
       std::vector<Sample> samples;
       const std::int64_t first =
-          step * subject.batch.global_batch + microbatches[i] * subject.batch.micro_batch;
-      for (std::int64_t s = 0; s < subject.batch.micro_batch; ++s)
-        samples.push_back(draw_sample(subject, static_cast<std::uint64_t>(first + s)));
-      return make_batch(samples, subject.document_mask, *device, positions);
+          step_ * subject_.batch.global_batch + microbatches[i] * subject_.batch.micro_batch;
+      for (std::int64_t s = 0; s < subject_.batch.micro_batch; ++s)
+        samples.push_back(draw_sample(subject_, static_cast<std::uint64_t>(first + s)));
+      tokens_.microbatch = step_ * subject_.batch.microbatches() + microbatches[i];
+      return make_batch(samples, subject_.document_mask, *device_, engine_.positions());
     };
-    const double loss = engine.run_step(load, counted_targets(subject, step));
-    const double norm = engine.gradient_norm();
-    if (step == 0)
-      for (const Engine::Owned& part : engine.owned())
-        if (part.gradient.defined()) collector.add(record.gradients, part, part.gradient);
-    if (world.rank() == 0) {
-      record.losses.push_back(loss);
-      record.norms.push_back(norm);
+    const double loss = engine_.run_step(load, counted_targets(subject_, step_));
+    const double norm = engine_.gradient_norm();
+    if (step_ == 0)
+      for (const Engine::Owned& part : engine_.owned())
+        if (part.gradient.defined())
+          collector_.add(record_.gradients, part.name, part.global, part.row, part.column, part.gradient);
+    if (engine_.mesh().world().rank() == 0) {
+      record_.losses.push_back(loss + engine_.expert_load().balance);
+      record_.norms.push_back(norm);
     }
-    engine.update(subject.lr, subject.clip > 0 ? std::min(1.0, subject.clip / (norm + 1e-6)) : 1.0);
+    engine_.update(subject_.lr, subject_.clip > 0 ? std::min(1.0, subject_.clip / (norm + 1e-6)) : 1.0);
+    if (step_ == 0)
+      for (const Engine::Owned& part : engine_.owned())
+        collector_.add(record_.updated, part.name, part.global, part.row, part.column, part.weight);
   }
-  for (const Engine::Owned& part : engine.owned()) collector.add(record.weights, part, part.weight);
-  record.peak_bytes[static_cast<std::size_t>(world.rank())] = device->memory().peak;
+
+  // The residual stream, row by row where its tokens belong.
+  void probe(const Module& module, const Tensor& x) {
+    if (step_ != 0 || in_backward()) return;
+    collector_.add_rows(record_.activations, fmt::format("{} #{}", module.name(), tokens_.microbatch),
+                        tokens_, x);
+  }
+
+  const Subject& subject_;
+  Record& record_;
+  Collector& collector_;
+  std::unique_ptr<Device> device_;
+  Engine engine_;
+  TokenMap tokens_;
+  ChoiceObserver observer_;
+  int step_ = 0;
+};
+
+// Names as forward meets them: of each cell its parameters, then what it makes.
+std::vector<std::string> execution_order(const Subject& subject) {
+  const auto device = make_device(DeviceKind::meta);
+  Model model(subject.spec, *device, subject.model);
+  std::vector<std::string> order;
+  const auto add_parameters = [&](Module& module) {
+    for (const Parameter* parameter : module.parameters())
+      for (const Segment& segment : parameter->segments()) order.push_back(segment.name);
+  };
+  for (Module* module : model.modules()) {
+    if (dynamic_cast<Cell*>(module) == nullptr && dynamic_cast<Embedding*>(module) == nullptr &&
+        dynamic_cast<Head*>(module) == nullptr)
+      continue;
+    add_parameters(*module);
+    for (std::int64_t m = 0; m < subject.batch.microbatches(); ++m)
+      order.push_back(fmt::format("{} #{}", module->name(), m));
+  }
+  return order;
 }
 
 }  // namespace
@@ -116,14 +169,18 @@ Sample draw_sample(const Subject& subject, std::uint64_t ordinal) {
   return sample;
 }
 
-Record run(const Subject& subject, const ParallelLayout& layout) {
+Record run(const Subject& subject, const ParallelLayout& layout, const Choices* replay) {
   Record record;
-  record.peak_bytes.resize(static_cast<std::size_t>(layout.mesh.ranks()));
-  Collector collector;
-  run_local_ranks(layout.mesh.ranks(),
-                  [&](ProcessGroup& world) { run_rank(subject, layout, world, record, collector); });
-  collector.check_complete(record.gradients);
-  collector.check_complete(record.weights);
+  const auto ranks = static_cast<std::size_t>(layout.mesh.ranks());
+  record.peak_bytes.resize(ranks);
+  record.bytes_sent.resize(ranks);
+  record.order = execution_order(subject);
+  Collector collector(subject);
+  run_local_ranks(layout.mesh.ranks(), [&](ProcessGroup& world) {
+    RankRun(subject, layout, world, replay, record, collector).run();
+  });
+  for (const Tensors* tensors : {&record.activations, &record.gradients, &record.updated, &record.weights})
+    collector.check_complete(*tensors);
   return record;
 }
 

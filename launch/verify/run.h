@@ -1,7 +1,8 @@
 // Short runs of a small model on thread ranks, recorded whole: what `verify` compares.
 //
-// The batch is drawn from a seed and the same for every layout. Functions return when all ranks have ended;
-// any thread.
+// The batch is drawn from a seed and the same for every layout; so are the first weights, which include
+// random norms and biases, lest a fault hide behind ones and zeros. Functions return when all ranks have
+// ended; any thread.
 #pragma once
 
 #include <map>
@@ -27,24 +28,43 @@ struct Subject {
   int steps = 3;
 };
 
-// A logical tensor's values, put together from the ranks' parts.
+// A tensor's values, put together from the ranks' parts.
 struct Whole {
   Shape shape;
   std::vector<float> values;
 };
+using Tensors = std::map<std::string, Whole>;
 
-// What a run did. Gradients are those of the first step, before clipping; weights those after the last.
+// What tokens of the first steps chose: by layer and microbatch of the run, I32 [tokens, k] in order.
+using Choices = std::map<std::pair<std::string, std::int64_t>, std::vector<std::int32_t>>;
+
+// A token that would have gone elsewhere under the layout: what it chose, by how much it scored higher.
+struct OtherChoice {
+  std::string layer;
+  std::int64_t microbatch = 0, token = 0;
+  double gap = 0;  // between the scores of the experts that changed places
+};
+
+// What a run did.
 struct Record {
-  std::vector<double> losses, norms;  // by step
-  std::map<std::string, Whole> gradients, weights;
-  std::vector<std::string> order;  // of tensors, as they are executed
-  std::vector<std::size_t> peak_bytes;  // by rank
+  std::vector<double> losses, norms;  // by step; losses with the balance term
+  Tensors activations;                // of the first step: residual stream after each cell, by microbatch
+  Tensors gradients;                  // of the first step, before clipping
+  Tensors updated, weights;           // after the first step, after the last
+  std::vector<std::string> order;     // activations and tensors, as forward meets them
+  Choices choices;
+  std::vector<OtherChoice> other_choices;
+  Tensors first_weights;                // as ranks hold them before the first step
+  std::vector<std::string> disagreed;   // tensors of which two ranks then held different values
+  std::vector<std::size_t> peak_bytes;  // by rank, after set-up
+  std::vector<std::map<std::string, std::uint64_t>> bytes_sent;  // by rank: "tp all_gather" and its like
 };
 
 // Sample `ordinal` of the seeded stream; documents of random length where they are masked.
 Sample draw_sample(const Subject& subject, std::uint64_t ordinal);
 
-// Throws Error if the layout does not fit, or parts of a tensor overlap or are missing.
-Record run(const Subject& subject, const ParallelLayout& layout);
+// `replay`: choices that tokens are made to repeat, null: they choose. Throws Error if the layout does not
+// fit, or parts of a tensor overlap or are missing.
+Record run(const Subject& subject, const ParallelLayout& layout, const Choices* replay = nullptr);
 
 }  // namespace tessera::verify
