@@ -1,5 +1,6 @@
 #include "parallel/apply.h"
 
+#include "core/base/mutant.h"
 #include "core/ops/linear_cross_entropy.h"
 #include "parallel/experts.h"
 #include "parallel/redistribute.h"
@@ -32,6 +33,8 @@ void apply_vocabulary_parallel(Head& head, ProcessGroup& group) {
         const auto gather = [&group](const Tensor& lse) {
           Tensor all = Tensor::empty({group.size(), lse.numel()}, DType::f32, lse.device());
           group.all_gather(all, lse);
+          for (std::int64_t r = 0; mutant("vocabulary_sums_not_shared") && r < group.size(); ++r)
+            all.narrow(0, r, 1).view({lse.numel()}).copy_from(lse);
           return all;
         };
         return sharded_linear_cross_entropy(x, weight, targets, inverse_count,
@@ -54,7 +57,7 @@ void apply_expert_parallel(Model& model, const Mesh& mesh, ExpertBuffer buffer) 
           expert_dispatcher(moe->name(), mesh.group(Axis::ep), mesh.group(Axis::etp), buffer));
     moe->on_sequence_counts([&mesh](const Tensor& counts) {
       for (const Axis axis : {Axis::tp, Axis::cp})
-        if (mesh.size(axis) > 1) mesh.group(axis).all_reduce(counts);
+        if (mesh.size(axis) > 1 && !mutant("counts_not_summed")) mesh.group(axis).all_reduce(counts);
     });
   }
 }

@@ -119,7 +119,8 @@ Tensor Bucket::owned_slice(const Tensor& shard, std::size_t parameter) const {
   Shape shape = parameters_[parameter]->shape();
   shape[0] = rows.size();
   if (rows.size() == 0) return shard.narrow(0, 0, 0).view(shape);
-  const std::int64_t begin = places_[parameter].begin + rows.begin * columns - own().begin;
+  std::int64_t begin = places_[parameter].begin + rows.begin * columns - own().begin;
+  if (mutant("owned_rows_off_by_one") && begin > 0) begin -= columns;
   return shard.narrow(0, begin, rows.size() * columns).view(shape);
 }
 
@@ -167,8 +168,10 @@ void Bucket::finish_group() {
 }
 
 void Bucket::sum_over_tensor_ranks() {
-  if (uncut_ > 0 && ranks_.same_values->size() > 1)
-    ranks_.same_values->all_reduce(gradient_.narrow(0, 0, uncut_));
+  const Tensor uncut = gradient_.narrow(0, 0, uncut_);
+  if (uncut_ > 0 && ranks_.same_values->size() > 1 && !mutant("sum_over_tp_forgotten"))
+    ranks_.same_values->all_reduce(uncut);
+  if (uncut_ > 0 && mutant("sum_over_tp_doubled")) ranks_.same_values->all_reduce(uncut);
   if (ranks_.same_heads == nullptr) return;
   for (std::size_t i = 0; i < parameters_.size(); ++i)
     for (const Segment& segment : parameters_[i]->segments())
@@ -190,10 +193,16 @@ Tensor Bucket::sum_over_replicas(const Tensor& flat) const {
     }
     begin += static_cast<std::size_t>(group->rank()) * each;
     end = begin + each;
+    if (mutant("sum_over_dp_forgotten") && group == ranks_.stages.front()) continue;
     if (ranks > 1) group->reduce_scatter(parts[static_cast<std::size_t>(group->rank())], parts);
   }
   assert(begin == index_ && end == begin + 1);
-  return flat.narrow(0, own().begin, own().end - own().begin);
+  const Tensor sum = flat.narrow(0, own().begin, own().end - own().begin);
+  if (mutant("mean_over_ranks")) {
+    const float share = 1.0F / static_cast<float>(ranks_.all->size());
+    scale(sum, Tensor::from_host(&share, {1}, DType::f32, device_));
+  }
+  return sum;
 }
 
 std::vector<Tensor> Bucket::parts_of(const Tensor& flat) const {
@@ -222,7 +231,7 @@ void Bucket::publish() {
   if (zero_ == 0 || zero_ == 3 || parameters_[0]->is_shared()) return;
   const std::vector<Tensor> parts = parts_of(views_);
   if (masters_.defined()) convert(masters_, parts[index_]);
-  ranks_.all->all_gather(parts, parts[index_]);
+  if (!mutant("new_weights_not_published")) ranks_.all->all_gather(parts, parts[index_]);
 }
 
 void Bucket::fetch() {

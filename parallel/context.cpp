@@ -1,13 +1,15 @@
 #include "parallel/context.h"
 
 #include "core/autograd/tape.h"
+#include "core/base/mutant.h"
 #include "core/ops/attention.h"
 #include "core/tensor/elementwise.h"
 
 namespace tessera {
 namespace {
 
-// Part of a rank's tensor [B, 2 pieces, n, d] or of the whole [B, S, n, d], and where the two belong together.
+// Part of a rank's tensor [B, 2 pieces, n, d] or of the whole [B, S, n, d], and where the two belong
+// together.
 struct Piece {
   std::int64_t local, global, length;
 };
@@ -69,7 +71,10 @@ Tensor gather_sequence(const Tensor& x, ProcessGroup& group) {
 Tensor scatter_sequence(const Tensor& whole, ProcessGroup& group) {
   const std::vector<Tensor> shares = take_apart(whole, group.size());
   Tensor mine = Tensor::empty(shares[0].shape(), whole.dtype(), whole.device());
-  group.reduce_scatter(mine, shares);
+  if (mutant("kv_gradient_not_summed"))
+    mine.copy_from(shares[static_cast<std::size_t>(group.rank())]);
+  else
+    group.reduce_scatter(mine, shares);
   return mine;
 }
 
@@ -85,15 +90,16 @@ AttentionInputs inputs_of(const Query& in, const Piece& piece, const Tensor& key
   return {in.q.narrow(1, piece.local, piece.length),
           keys.narrow(1, 0, end),
           values.narrow(1, 0, end),
-          in.doc_start.defined() ? in.doc_start.narrow(1, piece.local, piece.length) : Tensor(),
+          in.doc_start.defined() && !mutant("mask_lost") ? in.doc_start.narrow(1, piece.local, piece.length)
+                                                         : Tensor(),
           in.scale,
-          in.window};
+          in.window > 0 && mutant("window_off_by_one") ? in.window + 1 : in.window};
 }
 
 // Keys and values come to every rank, in backward once more.
 Tensor gathered_attention(const Query& recorded, ProcessGroup& group) {
-  const Query in{recorded.q.detach(), recorded.k.detach(), recorded.v.detach(), recorded.doc_start,
-                 recorded.scale, recorded.window};
+  const Query in{recorded.q.detach(), recorded.k.detach(), recorded.v.detach(),
+                 recorded.doc_start,  recorded.scale,      recorded.window};
   Device& device = in.q.device();
   const auto pieces = pieces_of(in.q.size(1), group.rank(), group.size());
   std::vector<Tensor> outs;
@@ -178,7 +184,8 @@ Tensor to_positions(const Tensor& y, const std::vector<HeadRange>& ranges, std::
   group.all_to_all(received, sent);
   Tensor x = Tensor::zeros(resized(sent[0].shape(), 2, heads), y.dtype(), y.device());
   for (std::size_t r = 0; r < ranges.size(); ++r)
-    add_view(received[r], x.narrow(2, ranges[r].begin, ranges[r].end - ranges[r].begin));
+    (mutant("shared_head_overwritten") ? copy_view : add_view)(
+        received[r], x.narrow(2, ranges[r].begin, ranges[r].end - ranges[r].begin));
   return x;
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/autograd/tape.h"
 #include "core/base/error.h"
+#include "core/base/mutant.h"
 #include "core/tensor/elementwise.h"
 #include "parallel/pipeline/split.h"
 #include "parallel/tree_sum.h"
@@ -22,6 +23,13 @@ std::map<std::string, std::size_t> expert_layers(const ModelSpec& spec) {
       if (std::holds_alternative<MoeSpec>(cell.body))
         index.emplace("layers." + std::to_string(i) + ".ffn", index.size());
   return index;
+}
+
+// Targets that count in this rank's microbatches alone; what a mutant divides by.
+std::int64_t counted_of(const Batch& batch) {
+  std::vector<std::int32_t> targets(static_cast<std::size_t>(batch.targets.numel()));
+  batch.targets.to_host(targets.data());
+  return std::count_if(targets.begin(), targets.end(), [](std::int32_t target) { return target >= 0; });
 }
 
 }  // namespace
@@ -44,6 +52,7 @@ Engine::~Engine() = default;
 void Engine::build(const ModelOptions& given, const AdamWOptions& optimizer) {
   ModelOptions model = given;
   model.balance.sequences = static_cast<double>(batch_.global_batch);
+  if (mutant("balance_scaled_by_ranks")) model.balance.sequences /= mesh_.size(Axis::dp);
   model.balance.seq_len = batch_.seq_len;
   model.balance.layers = static_cast<double>(std::max<std::int64_t>(1, moe_layers(spec_)));
   balance_ = model.balance;
@@ -61,6 +70,10 @@ void Engine::build(const ModelOptions& given, const AdamWOptions& optimizer) {
     for (Parameter* parameter : own.back()->parameters())
       if (parameter->is_trained()) stepped.push_back(parameter);
     for (const SegmentOf& segment : own.back()->spoken_for()) spoken_for.push_back(segment);
+    if (mutant("norm_counts_replicas"))
+      for (Parameter* parameter : own.back()->parameters())
+        for (const Segment& segment : parameter->segments())
+          if (parameter->is_trained()) spoken_for.push_back({parameter, &segment});
   }
   optimizer_ = std::make_unique<AdamW>(stepped, optimizer);
   norm_ = std::make_unique<GradientNorm>(spoken_for, mesh_.world().size() == 1 ? nullptr : &mesh_.world());
@@ -105,6 +118,7 @@ void Engine::weights_changed() {
 }
 
 double Engine::run_step(const LoadBatch& load, std::int64_t counted) {
+  if (mutant("mean_of_local_counts")) counted = counted_here(load) * mesh_.size(Axis::dp);
   const float inverse = counted == 0 ? 0.0F : static_cast<float>(1.0 / static_cast<double>(counted));
   const Tensor inverse_count = Tensor::from_host(&inverse, {1}, DType::f32, device_);
   for (const auto& chunk : chunks_)
@@ -118,6 +132,12 @@ double Engine::run_step(const LoadBatch& load, std::int64_t counted) {
   add_tied_gradients();
   if (moe_layers(spec_) > 0) expert_load_.slots = sum_loads(expert_load_.balance);
   return combine_losses(losses);
+}
+
+std::int64_t Engine::counted_here(const LoadBatch& load) const {
+  std::int64_t counted = 0;
+  for (std::size_t i = 0; i < microbatches().size(); ++i) counted += counted_of(load(i));
+  return counted;
 }
 
 std::vector<Moe*> Engine::experts() const {
@@ -218,7 +238,7 @@ double Engine::combine_losses(const std::vector<double>& own) const {
 // A tied matrix is used at both ends of the model; each use has its own sum, and the two add up: on one rank,
 // or between the first stage and the last, which update their copies alike.
 void Engine::add_tied_gradients() {
-  if (!spec_.tied) return;
+  if (!spec_.tied || (mutant("tied_gradient_lost") && mesh_.size(Axis::pp) > 1)) return;
   ProcessGroup& stages = mesh_.group(Axis::pp);
   Bucket* embedding = chunks_.front()->tied_embedding();
   Bucket* head = chunks_.back()->tied_head();

@@ -85,6 +85,7 @@ class Engine {
   void prepare_global_balance(const LoadBatch& load);
   std::vector<std::vector<double>> sum_loads(double& balance) const;
   void move_choice_biases();
+  std::int64_t counted_here(const LoadBatch& load) const;
   std::vector<Owned> parts(const std::function<bool(const Segment*)>& wanted) const;
   Owned part_of(const Parameter& parameter, const Segment& segment, RowRange rows) const;
 

@@ -6,7 +6,9 @@
 
 #include "core/autograd/tape.h"
 #include "core/base/error.h"
+#include "core/base/mutant.h"
 #include "core/ops/dispatch.h"
+#include "core/tensor/elementwise.h"
 
 namespace tessera {
 namespace {
@@ -60,6 +62,7 @@ Tensor all_rows(const Tensor& x, const Counts& rows, ProcessGroup& group) {
 Tensor own_sum(const Tensor& x, const Counts& rows, ProcessGroup& group) {
   Tensor y = empty_rows(x, rows[static_cast<std::size_t>(group.rank())]);
   group.reduce_scatter(y, runs_of(x, rows));
+  if (mutant("expert_sum_doubled")) add_into(y, y);
   return y;
 }
 
@@ -115,6 +118,8 @@ class ExpertTrip : public TokenDispatcher::Trip {
     return permute_rows(gather_rows_of_all(arrived, rows_, etp_), order_, inverse_);
   }
   Tensor from_experts(const Tensor& rows) override {
+    if (mutant("expert_rows_to_wrong_places"))
+      return exchange_rows(sum_own_rows(rows, rows_, etp_), received_, sent_, ep_);
     const Tensor back = sum_own_rows(permute_rows(rows, inverse_, order_), rows_, etp_);
     return exchange_rows(back, received_, sent_, ep_);
   }

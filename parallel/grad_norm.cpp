@@ -6,6 +6,7 @@
 #include <sstream>
 #include <tuple>
 
+#include "core/base/mutant.h"
 #include "core/tensor/device.h"
 
 namespace tessera {
@@ -87,6 +88,8 @@ std::vector<double> GradientNorm::own_sums() const {
 double GradientNorm::operator()() const {
   std::vector<double> sums = own_sums();
   if (ranks_ != nullptr) sums = ranks_->all_gather(sums, counts_);
+  if (mutant("norm_of_first_rank"))
+    std::fill(sums.begin() + static_cast<std::ptrdiff_t>(counts_[0]), sums.end(), 0.0);
   double total = 0;
   for (const Span& span : order_)
     for (std::int64_t i = span.begin; i < span.begin + span.count; ++i)

@@ -2,6 +2,7 @@
 
 #include "core/autograd/tape.h"
 #include "core/base/mutant.h"
+#include "core/tensor/elementwise.h"
 
 namespace tessera {
 namespace {
@@ -28,13 +29,22 @@ Tensor move(const Tensor& x, Placement from, Placement to, ProcessGroup& group) 
   if (from == Placement::shard && to == Placement::replicate) {
     Tensor all = Tensor::empty(with_tokens(x.shape(), x.size(0) * ranks), x.dtype(), x.device());
     group.all_gather(all, x);
+    if (mutant("gather_in_wrong_order")) {
+      const std::vector<Tensor> parts = {all.narrow(0, 0, x.size(0)), all.narrow(0, x.size(0), x.size(0))};
+      const Tensor first = contiguous_copy(parts[0]);
+      copy_view(parts[1], parts[0]);
+      copy_view(first, parts[1]);
+    }
     return all;
   }
   assert(from == Placement::partial);
   if (to == Placement::shard) {
     assert(x.size(0) % ranks == 0);
     Tensor mine = Tensor::empty(with_tokens(x.shape(), x.size(0) / ranks), x.dtype(), x.device());
-    group.reduce_scatter(mine, x);
+    if (mutant("sum_forgotten"))
+      mine.copy_from(x.narrow(0, group.rank() * mine.size(0), mine.size(0)));
+    else
+      group.reduce_scatter(mine, x);
     return mine;
   }
   assert(to == Placement::replicate);

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "core/autograd/tape.h"
+#include "core/base/mutant.h"
 #include "core/nn/moe.h"
 #include "core/ops/add.h"
 #include "core/ops/attention.h"
@@ -101,6 +102,7 @@ Tensor Attention::forward(const Tensor& x, const ForwardContext& context) {
   const Tensor mixed = context.recompute == Recompute::selective
                            ? checkpoint([this, context](const Tensor& t) { return mix(t, context); }, qkv)
                            : mix(qkv, context);
+  if (mutant("bias_on_every_rank")) return output(linear(mixed, output_, output_bias_));
   return add_bias(output(linear(mixed, output_, nullptr)), output_bias_);  // [T, H]
 }
 

@@ -1,4 +1,5 @@
 #include "core/nn/shards.h"
+#include "core/base/mutant.h"
 
 #include <cassert>
 
@@ -16,7 +17,7 @@ UnitRange units_of(std::int64_t units, ShardPlace place) {
     return {units * place.index / place.count, units * (place.index + 1) / place.count};
   assert(place.count % units == 0);
   const auto replicas = static_cast<int>(place.count / units);
-  const std::int64_t unit = place.index / replicas;
+  const std::int64_t unit = mutant("kv_head_copied_wrongly") ? place.index % units : place.index / replicas;
   return {unit, unit + 1, replicas};
 }
 
@@ -30,6 +31,7 @@ ParameterSpec cut_rows(const ShardContext& context, const std::string& storage, 
     Segment segment{context.module + "." + part.name + suffix, rows, (mine.end - mine.begin) * part.unit,
                     matrix_or_vector(part.rows, columns)};
     segment.first_row = mine.begin * part.unit;
+    if (mutant("shard_off_by_one") && segment.first_row > 0) --segment.first_row;
     segment.replicas = mine.replicas;
     rows += segment.rows;
     spec.segments.push_back(std::move(segment));

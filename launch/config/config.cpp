@@ -92,6 +92,7 @@ void check_model(const Node& model, const Config& config) {
   const Family& family = find_family(config.model.family);
   std::vector<std::string> known{"family"};
   for (const ConfigKey& key : family.keys) known.push_back(key.name);
+  for (const auto& [alias, key] : family.aliases) known.push_back(alias);
   for (const yaml::Entry& entry : model.entries) {
     if (entry.key == "rope_theta" || entry.key == "rope_scaling") continue;  // merged into rope_parameters
     if (std::find(known.begin(), known.end(), entry.key) == known.end()) {

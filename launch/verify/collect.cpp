@@ -33,7 +33,7 @@ Whole& Collector::whole_of(Tensors& tensors, const std::string& name, const Shap
 
 void Collector::put(Whole& whole, const std::string& name, std::int64_t at, float value) {
   char& seen = seen_.at(&whole)[static_cast<std::size_t>(at)];
-  if (seen != 0) fail("element {} of '{}' has two owners", at, name);
+  if (seen != 0) uncovered_.emplace(name, fmt::format("two ranks speak for its element {}", at));
   seen = 1;
   whole.values[static_cast<std::size_t>(at)] = value;
 }
@@ -90,11 +90,12 @@ void Collector::add_copy(Record& record, const std::string& name, const Shape& s
   }
 }
 
-void Collector::check_complete(const Tensors& tensors) const {
+void Collector::check_complete(const Tensors& tensors) {
   for (const auto& [name, whole] : tensors) {
     const std::vector<char>& seen = seen_.at(&whole);
     const auto missing = std::find(seen.begin(), seen.end(), 0);
-    if (missing != seen.end()) fail("element {} of '{}' has no owner", missing - seen.begin(), name);
+    if (missing != seen.end())
+      uncovered_.emplace(name, fmt::format("no rank speaks for its element {}", missing - seen.begin()));
   }
 }
 

@@ -27,7 +27,7 @@ struct TokenMap {
 class Collector {
  public:
   explicit Collector(const Subject& subject) : subject_(subject) {}
-  // A part of a tensor; throws Error if an element came before.
+  // A part of a tensor.
   void add(Tensors& tensors, const std::string& name, const Shape& shape, std::int64_t row,
            std::int64_t column, const Tensor& values);
   // Rows [tokens, width] of this rank's tokens between blocks.
@@ -35,8 +35,9 @@ class Collector {
   // A rank's first weights, of which other ranks may hold copies.
   void add_copy(Record& record, const std::string& name, const Shape& shape, std::int64_t row,
                 std::int64_t column, const Tensor& values);
-  // Throws Error if an element never came.
-  void check_complete(const Tensors& tensors) const;
+  // Notes elements that never came.
+  void check_complete(const Tensors& tensors);
+  const std::map<std::string, std::string>& uncovered() const { return uncovered_; }
   std::mutex& mutex() { return mutex_; }
 
  private:
@@ -46,6 +47,7 @@ class Collector {
   const Subject& subject_;
   std::mutex mutex_;
   std::map<const Whole*, std::vector<char>> seen_;
+  std::map<std::string, std::string> uncovered_;
 };
 
 // Records what tokens choose, or makes them repeat it and notes where they would not have.

@@ -97,7 +97,8 @@ class RankRun {
         if (part.gradient.defined())
           collector_.add(record_.gradients, part.name, part.global, part.row, part.column, part.gradient);
     if (engine_.mesh().world().rank() == 0) {
-      record_.losses.push_back(loss + engine_.expert_load().balance);
+      record_.losses.push_back(loss);
+      record_.balances.push_back(engine_.expert_load().balance);
       record_.norms.push_back(norm);
     }
     engine_.update(subject_.lr, subject_.clip > 0 ? std::min(1.0, subject_.clip / (norm + 1e-6)) : 1.0);
@@ -181,6 +182,7 @@ Record run(const Subject& subject, const ParallelLayout& layout, const Choices* 
   });
   for (const Tensors* tensors : {&record.activations, &record.gradients, &record.updated, &record.weights})
     collector.check_complete(*tensors);
+  record.uncovered = collector.uncovered();
   return record;
 }
 

@@ -47,16 +47,17 @@ struct OtherChoice {
 
 // What a run did.
 struct Record {
-  std::vector<double> losses, norms;  // by step; losses with the balance term
-  Tensors activations;                // of the first step: residual stream after each cell, by microbatch
-  Tensors gradients;                  // of the first step, before clipping
-  Tensors updated, weights;           // after the first step, after the last
-  std::vector<std::string> order;     // activations and tensors, as forward meets them
+  std::vector<double> losses, norms, balances;  // by step
+  Tensors activations;             // of the first step: residual stream after each cell, by microbatch
+  Tensors gradients;               // of the first step, before clipping
+  Tensors updated, weights;        // after the first step, after the last
+  std::vector<std::string> order;  // activations and tensors, as forward meets them
   Choices choices;
   std::vector<OtherChoice> other_choices;
-  Tensors first_weights;                // as ranks hold them before the first step
-  std::vector<std::string> disagreed;   // tensors of which two ranks then held different values
-  std::vector<std::size_t> peak_bytes;  // by rank, after set-up
+  Tensors first_weights;                         // as ranks hold them before the first step
+  std::map<std::string, std::string> uncovered;  // tensors with elements that no rank, or two, speak for
+  std::vector<std::string> disagreed;            // tensors of which two ranks then held different values
+  std::vector<std::size_t> peak_bytes;           // by rank, after set-up
   std::vector<std::map<std::string, std::uint64_t>> bytes_sent;  // by rank: "tp all_gather" and its like
 };
 
@@ -64,7 +65,7 @@ struct Record {
 Sample draw_sample(const Subject& subject, std::uint64_t ordinal);
 
 // `replay`: choices that tokens are made to repeat, null: they choose. Throws Error if the layout does not
-// fit, or parts of a tensor overlap or are missing.
+// fit.
 Record run(const Subject& subject, const ParallelLayout& layout, const Choices* replay = nullptr);
 
 }  // namespace tessera::verify

@@ -1,6 +1,7 @@
 #include "parallel/pipeline/executor.h"
 
 #include "core/base/error.h"
+#include "core/base/mutant.h"
 
 namespace tessera {
 
@@ -43,8 +44,7 @@ void PipelineExecutor::perform(const PipelineAction& action, const BatchOf& batc
       backward_input(action, &live_.at({action.chunk, action.microbatch}).tasks);
       return;
     case PipelineStep::backward_weight:
-      for (auto& tasks = live_.at({action.chunk, action.microbatch}).tasks; !tasks.empty();
-           tasks.pop_front())
+      for (auto& tasks = live_.at({action.chunk, action.microbatch}).tasks; !tasks.empty(); tasks.pop_front())
         tasks.front()();
       finish(action);
       return;
@@ -64,9 +64,9 @@ void PipelineExecutor::forward(const PipelineAction& action, const Batch& batch,
   Live& live = live_[{index, microbatch}];
   hidden_shape_ = {batch.positions.numel() / mesh_.size(Axis::tp), model.model().spec().hidden_size};
   if (index > 0) {
-    const Tensor x =
-        Tensor::empty(hidden_shape_, model.model().options().compute, model.model().device());
+    const Tensor x = Tensor::empty(hidden_shape_, model.model().options().compute, model.model().device());
     stages.recv(x, stage_of(index - 1), tag(index, microbatch, true));
+    if (mutant("stale_activation") && microbatch == 1) Tensor(x).zero();
     live.input = as_leaf(x);
   }
   const Tensor y = model.hidden(live.input, batch);
@@ -103,6 +103,8 @@ void PipelineExecutor::backward_input(const PipelineAction& action, WeightTasks*
 }
 
 void PipelineExecutor::finish(const PipelineAction& action) {
+  if (mutant("gradient_overwritten") && schedule_.shape.stages > 1)
+    for (Parameter* parameter : chunk(action.chunk).parameters()) parameter->clear_gradient();
   chunk(action.chunk).microbatch_done();
   live_.erase({action.chunk, action.microbatch});
 }
