@@ -67,9 +67,13 @@ std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, 
     state += static_cast<double>(parameter->shape().numel()) *
              bytes_per_parameter(options, owners == 1 ? 0 : layout.zero, owners, gradient_buffers(groups));
   }
+  // With all experts here: as many rows meet them as leave for other ranks.
+  ModelPlace undealt = place;
+  undealt.expert = {};
+  Model dry(spec, *device, options, pipeline_parts(spec, counts, undealt)[0]);
   const auto live = std::min<std::int64_t>(mesh.pp, groups.local_groups * groups.microbatches_per_group());
   return static_cast<std::size_t>(state * layout.virtual_stages) +
-         activation_bytes(model, layout, batch) * static_cast<std::size_t>(live * layout.virtual_stages);
+         activation_bytes(dry, layout, batch) * static_cast<std::size_t>(live * layout.virtual_stages);
 }
 
 double measure_flops(Device& device, DType compute, std::int64_t hidden_size) {

@@ -1,4 +1,5 @@
 #include "tests/kernels/op_case.h"
+#include "tests/seed.h"
 
 #include <gtest/gtest.h>
 
@@ -14,11 +15,6 @@ namespace {
 
 constexpr std::size_t guard = 4096;
 constexpr unsigned char guard_byte = 0xA5;
-
-std::uint64_t test_seed() {
-  const char* wished = std::getenv("TESSERA_TEST_SEED");
-  return wished != nullptr ? std::strtoull(wished, nullptr, 10) : 20240607;
-}
 
 double rounded(double value, DType dtype) {
   const auto single = static_cast<float>(value);
