@@ -55,17 +55,15 @@ std::vector<LogicalTensor> logical_tensors(const ModelSpec& spec) {
 }
 
 std::optional<std::string> release_name(const Family& family, std::string_view logical) {
-  for (const TensorName& name : family.names) {
-    auto found = translate(logical, name.logical, name.release);
-    if (!found) continue;
-    if (mutant("swap_gate_up")) {
-      if (const std::size_t gate = found->find("gate_proj"); gate != std::string::npos)
-        found->replace(gate, 9, "up_proj");
-      else if (const std::size_t up = found->find("up_proj"); up != std::string::npos)
-        found->replace(up, 7, "gate_proj");
-    }
-    return found;
+  std::string name(logical);
+  if (mutant("swap_gate_up")) {
+    if (const std::size_t gate = name.find(".gate."); gate != std::string::npos)
+      name.replace(gate, 6, ".up.");
+    else if (const std::size_t up = name.find(".up."); up != std::string::npos)
+      name.replace(up, 4, ".gate.");
   }
+  for (const TensorName& pair : family.names)
+    if (auto found = translate(name, pair.logical, pair.release)) return found;
   return std::nullopt;
 }
 

@@ -142,7 +142,10 @@ void Bucket::start_step(const GroupCount& count) {
   microbatches_ = 0;
   owned_sum_ = Tensor();
   sum_ = std::make_unique<TreeAccumulator>(count.groups);
-  for (Parameter* parameter : parameters_) parameter->clear_gradient();
+  for (Parameter* parameter : parameters_) {
+    parameter->clear_gradient();
+    parameter->bind_owned_gradient({});
+  }
 }
 
 void Bucket::microbatch_done() {

@@ -104,26 +104,35 @@ void ShardedModel::install_hooks() {
       for (Bucket* bucket : unit.buckets)
         for (Parameter* parameter : bucket->parameters())
           if (!parameter->is_shared()) parameter->on_missing_view([this, i] { fetch_ahead(i); });
+      unit.module->on_enter([this, i](Module&) { fetch_ahead(i); });
       unit.module->on_leave([&unit](Module&) {
         if (!in_backward()) drop_all(unit.buckets);
       });
     }
     if (dynamic_cast<Layer*>(unit.module) != nullptr)
-      unit.module->reshard(
-          [&unit](const Tensor& x) {
-            return mark(
-                x, [&unit] { drop_all(unit.buckets); }, [&unit] { mark_done(unit.buckets); });
-          },
-          {});
+      unit.module->reshard([this, i](const Tensor& x) { return marked(x, i); }, {});
   }
 }
 
-// This unit's values, and those of the unit that will be needed after it.
+// x as it enters a unit: when backward comes by, the unit's values are no longer needed, but those of the
+// units before it soon will be.
+Tensor ShardedModel::marked(const Tensor& x, std::size_t unit) {
+  const auto passed = [this, unit] {
+    drop_all(units_[unit].buckets);
+    if (zero_ == 3 && unit > 0) fetch_ahead(unit - 1);
+  };
+  return mark(x, passed, [this, unit] { mark_done(units_[unit].buckets); });
+}
+
+// This unit's values, and those of the unit that will be needed after it. Backward of an embedding needs
+// none.
 void ShardedModel::fetch_ahead(std::size_t unit) {
-  for (Bucket* bucket : units_[unit].buckets) bucket->fetch();
-  const std::size_t next = in_backward() ? unit - 1 : unit + 1;
-  if (next >= units_.size() || dynamic_cast<Layer*>(units_[next].module) == nullptr) return;
-  for (Bucket* bucket : units_[next].buckets) bucket->fetch();
+  const auto needed = [&](std::size_t i) {
+    return i < units_.size() && !(in_backward() && units_[i].module == model_.embedding());
+  };
+  for (const std::size_t i : {unit, in_backward() ? unit - 1 : unit + 1})
+    if (needed(i))
+      for (Bucket* bucket : units_[i].buckets) bucket->fetch();
 }
 
 void ShardedModel::initialize(std::uint64_t seed) {

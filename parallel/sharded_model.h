@@ -57,6 +57,7 @@ class ShardedModel {
   void add_layer(Layer& layer);
   void add_head();
   void install_hooks();
+  Tensor marked(const Tensor& x, std::size_t unit);
   void fetch_ahead(std::size_t unit);
   ReplicaGroups ranks_of(const std::vector<Parameter*>& parameters);
 

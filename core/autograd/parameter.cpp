@@ -122,7 +122,7 @@ Tensor Parameter::owned_gradient() const {
 }
 
 void Parameter::bind_owned_gradient(Tensor gradient) {
-  assert(gradient.size(0) == owned().size());
+  assert(!gradient.defined() || gradient.size(0) == owned().size());
   owned_gradient_ = std::move(gradient);
 }
 

@@ -95,12 +95,15 @@ inline std::vector<ParallelLayout> covering(const std::vector<ParallelLayout>& a
   return chosen;
 }
 
-// Compares layouts with one rank, which runs once for each number of reduce groups.
+// Compares layouts with one rank, which runs once. After run_alone() any thread may check.
 class Bench {
  public:
   explicit Bench(Subject subject) : subject_(std::move(subject)) {}
-  Comparison check(const ParallelLayout& layout) {
+  void run_alone() {
     if (one_.losses.empty()) one_ = run(subject_, {});
+  }
+  Comparison check(const ParallelLayout& layout) {
+    run_alone();
     return compare(subject_, layout, one_, run(subject_, layout, &one_.choices));
   }
   const Subject& subject() const { return subject_; }
