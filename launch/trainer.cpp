@@ -96,6 +96,7 @@ StepMetrics Trainer::State::step() {
   const auto start = Clock::now();
   StepMetrics now;
   now.step = position.step;
+  ranks.set_position(fmt::format("step {}", position.step));
   std::vector<std::vector<Sample>> microbatches;
   std::int64_t counted = 0;
   for (const std::int64_t index : engine->microbatches()) {
@@ -179,8 +180,12 @@ ExitCode Trainer::State::train() {
   if (position.step >= steps) log::info("step {} of {} is done: nothing to train", position.step, steps);
   bool saved = true;
   double smoothed = 0;
+  double longest = 0;
+  if (config.train.watchdog) ranks.set_patience(*config.train.watchdog);
   while (position.step < steps) {
     StepMetrics now = step();
+    longest = std::max(longest, now.step_s);
+    ranks.set_patience(config.train.watchdog ? *config.train.watchdog : std::max(60.0, 10 * longest));
     smoothed = smoothed == 0 ? now.step_s : 0.9 * smoothed + 0.1 * now.step_s;
     now.eta_s = smoothed * static_cast<double>(steps - position.step);
     if (metrics) {

@@ -184,6 +184,9 @@ Section train_section() {
            "Activations computed again in backward instead of kept: none, attention, whole blocks"),
        choice<>("device", TESSERA_MEMBER(train.device),
                 std::vector<std::pair<std::string, std::string>>{{"cpu", "cpu"}}, "Where the model lives"),
+       auto_integer("watchdog", TESSERA_MEMBER(train.watchdog), 1 << 30,
+                    "Seconds without progress after which a run ends, saying where each rank stands; auto is 60, "
+                    "or ten of the longest step"),
        auto_integer("threads", TESSERA_MEMBER(train.threads), 4096,
                     "Threads of one rank; auto shares the machine's cores among its ranks")},
       {},

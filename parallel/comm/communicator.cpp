@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <cstring>
 
 #include "core/tensor/device.h"
@@ -44,6 +45,12 @@ void sum_received(const Tensor& received, const Tensor& out, int ranks) {
 }
 
 }  // namespace
+
+std::optional<double> forced_patience() {
+  const char* text = std::getenv("TESSERA_TIMEOUT");
+  const double value = text == nullptr ? 0 : std::strtod(text, nullptr);
+  return value > 0 ? std::optional(value) : std::nullopt;
+}
 
 std::string ProcessGroup::Call::text() const {
   if (elements < 0) return fmt::format("{} of {} parts", collective, tessera::name(dtype));

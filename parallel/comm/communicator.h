@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,6 +19,10 @@
 #include "core/tensor/tensor.h"
 
 namespace tessera {
+
+// Seconds of patience that TESSERA_TIMEOUT asks for; nothing if it is not set.
+std::optional<double> forced_patience();
+inline constexpr double first_patience = 1800;
 
 // Thrown on a rank whose peer failed first: the peer tells the cause, this one stays silent.
 class PeerFailed : public Error {
@@ -73,8 +78,12 @@ class ProcessGroup {
   std::vector<double> all_gather(std::span<const double> mine, std::span<const std::int64_t> counts);
   std::vector<std::string> all_gather_text(const std::string& text);  // by rank
 
-  // Says what this rank is doing, for messages about ranks that wait.
+  // Says what this rank is doing, for messages about ranks that wait. Kept for the whole job, whichever of
+  // its groups is told; so is patience.
   virtual void set_position(const std::string& text) = 0;
+  // How long a rank waits for others without progress before it ends the job, saying where each one stands:
+  // Error with exit code watchdog. 30 minutes unless told, or TESSERA_TIMEOUT seconds, which nothing changes.
+  virtual void set_patience(double seconds) = 0;
 
   // Bytes this rank handed to each kind of collective so far.
   const std::map<std::string, std::uint64_t>& bytes_sent() const { return bytes_sent_; }

@@ -1,6 +1,9 @@
 #include "parallel/comm/local.h"
 
+#include <algorithm>
+#include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <exception>
@@ -16,11 +19,32 @@
 namespace tessera {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 // What all groups of a process share: one lock, and the first failure of any rank.
 class Hub {
  public:
   std::mutex mutex;
   std::condition_variable changed;
+
+  // Waits, as `rank`, in `call`, until `done`, or another rank has failed. With the lock.
+  template <class Done>
+  void wait(std::unique_lock<std::mutex>& lock, int rank, const std::string& call, Done done) {
+    waiting_[rank] = call;
+    while (!done() && !failed_) {
+      changed.wait_for(lock, std::chrono::duration<double>(std::min(patience_, 1.0)));
+      const double idle = std::chrono::duration<double>(Clock::now() - progress_).count();
+      if (!done() && !failed_ && idle > patience_) throw Error(standstill(idle), ExitCode::watchdog);
+    }
+    waiting_.erase(rank);
+    progress_ = Clock::now();
+    if (!done()) throw_if_failed();
+  }
+
+  void set_patience(double seconds) {
+    const std::lock_guard lock(mutex);
+    patience_ = forced_patience().value_or(seconds);
+  }
 
   // Under the lock.
   bool failed() const { return failed_; }
@@ -41,6 +65,29 @@ class Hub {
   void set_position(int rank, const std::string& text) {
     const std::lock_guard lock(mutex);
     positions_[rank] = text;
+    progress_ = Clock::now();
+  }
+
+  void note_end() {
+    const std::lock_guard lock(mutex);
+    ++ended_;
+    changed.notify_all();
+  }
+
+  // A thread cannot be ended from outside: where one does not come back within ten seconds of another's
+  // failure, the process goes, and says why.
+  void wait_for_end(int ranks) {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return ended_ == ranks || failed_; });
+    if (changed.wait_for(lock, std::chrono::seconds(10), [&] { return ended_ == ranks; })) return;
+    ExitCode code = ExitCode::failure;
+    try {
+      rethrow(ranks);
+    } catch (const Error& e) {
+      code = e.code();
+      log::error("{}", e.what());
+    }
+    std::_Exit(static_cast<int>(code));
   }
 
   void rethrow(int ranks) const {
@@ -55,10 +102,24 @@ class Hub {
   }
 
  private:
+  // Who waits where; a rank that does not wait is the one that is behind.
+  std::string standstill(double idle) const {
+    std::string text = fmt::format("no progress for {:.0f} s", idle);
+    for (const auto& [rank, position] : positions_) {
+      const auto waits = waiting_.find(rank);
+      text += fmt::format("; rank {} {} ({})", rank,
+                          waits == waiting_.end() ? "is behind" : "waits in " + waits->second, position);
+    }
+    return text;
+  }
+
   bool failed_ = false;
+  int ended_ = 0;
   int cause_rank_ = 0;
   std::exception_ptr cause_;
-  std::map<int, std::string> positions_;
+  std::map<int, std::string> positions_, waiting_;
+  double patience_ = forced_patience().value_or(first_patience);
+  Clock::time_point progress_ = Clock::now();
 };
 
 struct Buffer {
@@ -89,7 +150,7 @@ class World {
   void publish(int rank, Post post) { posts_[static_cast<std::size_t>(rank)] = std::move(post); }
   const Post& post(int rank) const { return posts_[static_cast<std::size_t>(rank)]; }
 
-  void meet() {
+  void meet(int rank, const std::string& call) {
     std::unique_lock lock(hub_.mutex);
     hub_.throw_if_failed();
     const std::uint64_t round = round_;
@@ -99,8 +160,7 @@ class World {
       hub_.changed.notify_all();
       return;
     }
-    hub_.changed.wait(lock, [&] { return round_ != round || hub_.failed(); });
-    if (round_ == round) hub_.throw_if_failed();
+    hub_.wait(lock, member(rank), call, [&] { return round_ != round; });
   }
 
   void put(int from, int to, int tag, std::string call, Buffer content) {
@@ -114,8 +174,8 @@ class World {
   void take(int from, int to, int tag, const std::string& call, void* data, std::size_t bytes) {
     std::unique_lock lock(hub_.mutex);
     auto& box = mail_[{from, to, tag}];
-    hub_.changed.wait(lock, [&] { return !box.empty() || hub_.failed(); });
-    hub_.throw_if_failed();
+    hub_.wait(lock, member(to), fmt::format("{} from rank {}", call, member(from)),
+              [&] { return !box.empty(); });
     const Letter letter = std::move(box.front());
     box.pop_front();
     if (letter.call != call)
@@ -154,6 +214,7 @@ class LocalGroup : public ProcessGroup {
       : ProcessGroup(rank, world->size()), world_(std::move(world)) {}
   const char* kind() const override { return "threads"; }
   int ranks_on_node() const override { return size(); }
+  void set_patience(double seconds) override { world_->hub().set_patience(seconds); }
   void set_position(const std::string& text) override {
     world_->hub().set_position(world_->member(rank()), text);
   }
@@ -180,7 +241,7 @@ class LocalGroup : public ProcessGroup {
       if (r == root && r != rank()) copy(data, theirs);
     });
   }
-  void do_barrier() override { world_->meet(); }
+  void do_barrier() override { world_->meet(rank(), "barrier"); }
   void do_send(const Call& call, const void* data, std::size_t bytes, int to, int tag) override {
     world_->put(rank(), to, tag, call.text(), {data, bytes});
   }
@@ -197,13 +258,13 @@ class LocalGroup : public ProcessGroup {
   template <class Read>
   void exchange(const Call& call, std::vector<Buffer> mine, Read read) {
     world_->publish(rank(), {call.text(), std::move(mine)});
-    world_->meet();
+    world_->meet(rank(), call.text());
     for (int r = 0; r < size(); ++r)
       if (world_->post(r).call != world_->post(0).call)
         fail("ranks disagree: rank {} calls {}, rank {} calls {}", world_->member(0), world_->post(0).call,
              world_->member(r), world_->post(r).call);
     for (int r = 0; r < size(); ++r) read(r, world_->post(r).to(rank()));
-    world_->meet();
+    world_->meet(rank(), call.text());
   }
   static void copy(void* to, const Buffer& from) {
     if (to != from.data && from.bytes > 0) std::memcpy(to, from.data, from.bytes);
@@ -230,7 +291,9 @@ void run_local_ranks(int ranks, const std::function<void(ProcessGroup&)>& rank_m
       } catch (...) {
         hub.note_failure(rank, std::current_exception());
       }
+      hub.note_end();
     });
+  hub.wait_for_end(ranks);
   for (std::thread& thread : threads) thread.join();
   hub.rethrow(ranks);
 }

@@ -22,11 +22,57 @@ void check(int code, const char* what) {
   fail("MPI {} failed: {}", what, std::string_view(text.data(), static_cast<std::size_t>(length)));
 }
 
-double timeout_seconds() {
-  const char* text = std::getenv("TESSERA_TIMEOUT");
-  const double value = text == nullptr ? 0 : std::strtod(text, nullptr);
-  return value > 0 ? value : 1800;
-}
+// What the groups of a rank share: where it stands, and a communicator for asking the others.
+class Watch {
+ public:
+  Watch() { MPI_Comm_dup(MPI_COMM_WORLD, &comm_); }
+  ~Watch() { MPI_Comm_free(&comm_); }
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+
+  double patience = forced_patience().value_or(first_patience);
+  std::string position;
+
+  // Tells all ranks where this one waits, and hears from those that wait too; one that does not answer is
+  // behind. Never ends in a deadlock: messages are left where they are.
+  std::string standstill(const std::string& call) {
+    int rank = 0;
+    int size = 1;
+    MPI_Comm_rank(comm_, &rank);
+    MPI_Comm_size(comm_, &size);
+    std::vector<std::string> lines(static_cast<std::size_t>(size));
+    std::string mine = fmt::format("waits in {} ({})", call, position);
+    mine.resize(line_bytes);
+    lines[static_cast<std::size_t>(rank)] = mine.c_str();
+    for (int peer = 0; peer < size; ++peer) {
+      MPI_Request request = MPI_REQUEST_NULL;  // never waited for: the job ends
+      if (peer != rank) MPI_Isend(mine.data(), line_bytes, MPI_CHAR, peer, 0, comm_, &request);
+    }
+    const auto start = Clock::now();
+    while (Clock::now() - start < std::chrono::seconds(3)) {
+      int there = 0;
+      MPI_Status status;
+      MPI_Iprobe(MPI_ANY_SOURCE, 0, comm_, &there, &status);
+      if (there == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        continue;
+      }
+      std::string theirs(line_bytes, '\0');
+      MPI_Recv(theirs.data(), line_bytes, MPI_CHAR, status.MPI_SOURCE, 0, comm_, MPI_STATUS_IGNORE);
+      lines[static_cast<std::size_t>(status.MPI_SOURCE)] = theirs.c_str();
+    }
+    std::string text;
+    for (int r = 0; r < size; ++r) {
+      const std::string& line = lines[static_cast<std::size_t>(r)];
+      text += fmt::format("; rank {} {}", r, line.empty() ? "does not answer: it hangs or is gone" : line);
+    }
+    return text;
+  }
+
+ private:
+  static constexpr int line_bytes = 256;
+  MPI_Comm comm_ = MPI_COMM_NULL;
+};
 
 // A datatype of `bytes` bytes, so that counts beyond 2^31 fit: units of 64 bytes where they divide.
 class Bytes {
@@ -50,8 +96,8 @@ class Bytes {
 
 class MpiGroup : public ProcessGroup {
  public:
-  MpiGroup(MPI_Comm comm, int rank, int size)
-      : ProcessGroup(rank, size), comm_(comm), checked_(std::getenv("TESSERA_CHECK_COLLECTIVES") != nullptr) {
+  MpiGroup(MPI_Comm comm, int rank, int size, std::shared_ptr<Watch> watch)
+      : ProcessGroup(rank, size), comm_(comm), watch_(std::move(watch)), checked_(std::getenv("TESSERA_CHECK_COLLECTIVES") != nullptr) {
     MPI_Comm node = MPI_COMM_NULL;
     check(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node), "Comm_split_type");
     MPI_Comm_size(node, &on_node_);
@@ -62,7 +108,8 @@ class MpiGroup : public ProcessGroup {
   }
   const char* kind() const override { return "mpi"; }
   int ranks_on_node() const override { return on_node_; }
-  void set_position(const std::string& text) override { position_ = text; }
+  void set_position(const std::string& text) override { watch_->position = text; }
+  void set_patience(double seconds) override { watch_->patience = forced_patience().value_or(seconds); }
 
  protected:
   void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) override {
@@ -127,7 +174,7 @@ class MpiGroup : public ProcessGroup {
   std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) override {
     MPI_Comm part = MPI_COMM_NULL;
     check(MPI_Comm_split(comm_, color, rank, &part), "Comm_split");
-    return std::make_unique<MpiGroup>(part, rank, static_cast<int>(members.size()));
+    return std::make_unique<MpiGroup>(part, rank, static_cast<int>(members.size()), watch_);
   }
 
  private:
@@ -161,9 +208,9 @@ class MpiGroup : public ProcessGroup {
     while (done == 0) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
       check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call.collective);
-      if (done == 0 && std::chrono::duration<double>(Clock::now() - start).count() > timeout_)
-        throw Error(fmt::format("no progress for {:.0f} s in {}: another rank hangs or is gone", timeout_,
-                                call.text()),
+      if (done == 0 && std::chrono::duration<double>(Clock::now() - start).count() > watch_->patience)
+        throw Error(fmt::format("no progress for {:.0f} s{}", watch_->patience,
+                                watch_->standstill(call.text())),
                     ExitCode::watchdog);
     }
   }
@@ -185,10 +232,9 @@ class MpiGroup : public ProcessGroup {
 
   MPI_Comm comm_;
   std::list<Letter> letters_;
+  std::shared_ptr<Watch> watch_;
   bool checked_;
   int on_node_ = 1;
-  std::string position_;
-  double timeout_ = timeout_seconds();
 };
 
 }  // namespace
@@ -230,12 +276,13 @@ MpiSession::MpiSession() {
   int size = 1;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
-  world_ = std::make_unique<MpiGroup>(MPI_COMM_WORLD, rank, size);
+  world_ = std::make_unique<MpiGroup>(MPI_COMM_WORLD, rank, size, std::make_shared<Watch>());
   failures_ = std::make_unique<FailureNotes>();
 }
 
 MpiSession::~MpiSession() {
   failures_.reset();
+  world_.reset();
   MPI_Finalize();
 }
 

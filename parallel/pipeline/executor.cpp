@@ -14,8 +14,10 @@ PipelineExecutor::PipelineExecutor(PipelineSchedule schedule, std::vector<Sharde
 std::vector<double> PipelineExecutor::run(const BatchOf& batch_of, const Tensor& inverse_count) {
   losses_.assign(static_cast<std::size_t>(schedule_.shape.microbatches), 0.0);
   const int stage = mesh_.index(Axis::pp);
+  const int stages = mesh_.size(Axis::pp);
   for (const PipelineAction& action : schedule_.actions[static_cast<std::size_t>(stage)]) {
-    const std::string where = fmt::format("stage {}, {}", stage, text(action));
+    const std::string where =
+        stages == 1 ? text(action) : fmt::format("stage {}, {}", stage, text(action));
     mesh_.world().set_position(where);
     try {
       perform(action, batch_of, inverse_count);

@@ -172,7 +172,8 @@ TEST_F(Faults, AHangingRankEndsTheRunByTheWatchdog) {
   kill(ranks.back(), SIGSTOP);
   EXPECT_EQ(job.wait(15), 124) << job.output();
   EXPECT_TRUE(eventually(15, [&] { return runs.processes().empty(); }));
-  EXPECT_EQ(count(job.output(), "another rank hangs or is gone"), 1) << job.output();
+  EXPECT_EQ(count(job.output(), "does not answer: it hangs or is gone"), 1) << job.output();
+  EXPECT_EQ(count(job.output(), " waits in "), 1) << job.output();
 }
 
 }  // namespace
