@@ -29,10 +29,12 @@ class Hub {
 
   // Waits, as `rank`, in `call`, until `done`, or another rank has failed. With the lock.
   template <class Done>
-  void wait(std::unique_lock<std::mutex>& lock, int rank, const std::string& call, Done done) {
+  void wait(std::unique_lock<std::mutex>& lock, std::condition_variable& news, int rank,
+            const std::string& call, Done done) {
     waiting_[rank] = call;
     while (!done() && !failed_) {
-      changed.wait_for(lock, std::chrono::duration<double>(std::min(patience_, 1.0)));
+      // Failures are not announced to each group of ranks: they are looked for.
+      news.wait_for(lock, std::chrono::duration<double>(std::min(patience_, 0.1)));
       const double idle = std::chrono::duration<double>(Clock::now() - progress_).count();
       if (!done() && !failed_ && idle > patience_) throw Error(standstill(idle), ExitCode::watchdog);
     }
@@ -157,10 +159,10 @@ class World {
     if (++arrived_ == size()) {
       arrived_ = 0;
       ++round_;
-      hub_.changed.notify_all();
+      changed_.notify_all();
       return;
     }
-    hub_.wait(lock, member(rank), call, [&] { return round_ != round; });
+    hub_.wait(lock, changed_, member(rank), call, [&] { return round_ != round; });
   }
 
   void put(int from, int to, int tag, std::string call, Buffer content) {
@@ -168,13 +170,13 @@ class World {
     const std::lock_guard lock(hub_.mutex);
     hub_.throw_if_failed();
     mail_[{from, to, tag}].push_back({std::move(call), {first, first + content.bytes}});
-    hub_.changed.notify_all();
+    changed_.notify_all();
   }
 
   void take(int from, int to, int tag, const std::string& call, void* data, std::size_t bytes) {
     std::unique_lock lock(hub_.mutex);
     auto& box = mail_[{from, to, tag}];
-    hub_.wait(lock, member(to), fmt::format("{} from rank {}", call, member(from)),
+    hub_.wait(lock, changed_, member(to), fmt::format("{} from rank {}", call, member(from)),
               [&] { return !box.empty(); });
     const Letter letter = std::move(box.front());
     box.pop_front();
@@ -200,6 +202,7 @@ class World {
     std::vector<std::byte> bytes;
   };
   Hub& hub_;
+  std::condition_variable changed_;  // of this group's ranks alone: others need not wake
   std::vector<int> members_;
   std::uint64_t round_ = 0;
   int arrived_ = 0;

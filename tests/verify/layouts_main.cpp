@@ -1,5 +1,6 @@
 // Every valid layout of 8 thread ranks for six small models, and smaller sets of 16 and 6 ranks and in bf16,
-// against one rank. Prints a line per set, and every fault; exits with 1 if there was one.
+// against one rank; with an argument, those sets whose names contain it. Prints a line per set, and every
+// fault; exits with 1 if there was one.
 
 #include <atomic>
 #include <chrono>
@@ -12,10 +13,12 @@
 namespace tessera::verify {
 namespace {
 
+std::string wanted;  // in a set's name
 int faults = 0;
 std::size_t total = 0;
 
 void check_set(const std::string& name, Bench bench, const std::vector<ParallelLayout>& layouts) {
+  if (name.find(wanted) == std::string::npos) return;
   const auto start = std::chrono::steady_clock::now();
   double worst = 0;
   double left_out = 0;
@@ -69,7 +72,8 @@ void check_sets() {
 }  // namespace
 }  // namespace tessera::verify
 
-int main() {
+int main(int count, char** arguments) {
+  if (count > 1) tessera::verify::wanted = arguments[1];
   tessera::verify::check_sets();
   std::printf("%zu layouts, %d at fault\n", tessera::verify::total, tessera::verify::faults);
   return tessera::verify::faults == 0 ? 0 : 1;

@@ -11,7 +11,7 @@ class Layouts : public testing::TestWithParam<std::pair<const char*, bool>> {};
 
 TEST_P(Layouts, EveryPairOfFeaturesComputesWhatOneRankDoes) {
   const auto [family, tied] = GetParam();
-  Bench bench(subject_of(family, tied));
+  Bench bench(subject_of(family, tied, 8, 2, tied ? Balance::global : Balance::sequence));
   const std::vector<ParallelLayout> layouts = covering(bench.layouts(8));
   EXPECT_GT(layouts.size(), 10U);
   for (const ParallelLayout& layout : layouts) {

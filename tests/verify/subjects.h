@@ -1,6 +1,7 @@
 // Small models and sets of layouts for the tests of verify.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -15,7 +16,8 @@
 namespace tessera::verify {
 
 // `heads` also sets experts, layers and microbatches, so that layouts of as many ranks fit.
-inline Subject subject_of(const std::string& family, bool tied, int heads = 8, int kv_heads = 2) {
+inline Subject subject_of(const std::string& family, bool tied, int heads = 8, int kv_heads = 2,
+                          Balance balance = Balance::sequence) {
   Json keys = {{"vocab_size", 67},
                {"hidden_size", 32},
                {"num_hidden_layers", heads},
@@ -41,12 +43,12 @@ inline Subject subject_of(const std::string& family, bool tied, int heads = 8, i
                  {"mlp_only_layers", Json::array({1})}});
   Subject subject;
   subject.spec = make_release_config(find_family(family), keys, "test").spec;
-  subject.batch = {heads, 1, 4 * heads};
+  subject.batch = {heads, 1, std::max(16, 2 * heads)};
   subject.model.positions = subject.batch.seq_len;
   subject.reduce_groups = heads;
   subject.document_mask = family != "llama";
   if (family == "qwen3_moe") {
-    subject.model.balance.kind = tied ? Balance::global : Balance::sequence;
+    subject.model.balance.kind = balance;
     subject.model.balance.coefficient = 0.05;
   }
   return subject;
