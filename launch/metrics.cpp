@@ -118,8 +118,8 @@ double highest_load(const std::vector<std::vector<double>>& slots) {
     double total = 0;
     for (const double count : layer) total += count;
     if (total > 0)
-      highest = std::max(highest, *std::max_element(layer.begin(), layer.end()) *
-                                      static_cast<double>(layer.size()) / total);
+      highest = std::max(
+          highest, *std::max_element(layer.begin(), layer.end()) * static_cast<double>(layer.size()) / total);
   }
   return highest;
 }
@@ -128,24 +128,25 @@ double highest_load(const std::vector<std::vector<double>>& slots) {
 
 void Metrics::step(const StepMetrics& m) {
   Json line = Json{{"step", m.step},
-                    {"tokens", m.tokens},
-                    {"loss", number(m.loss)},
-                    {"grad_norm", number(m.grad_norm)},
-                    {"lr", m.lr},
-                    {"step_s", m.step_s},
-                    {"tokens_per_s", number(m.tokens_per_s)},
-                    {"tflops", number(m.tflops)},
-                    {"mem_bytes", m.mem_bytes},
-                    {"data_wait_s", m.data_wait_s},
-                    {"skipped", m.skipped},
-                    {"eta_s", number(m.eta_s)}};
-  std::vector<std::pair<std::string, double>> scalars{{"train/loss", m.loss},
-                           {"train/grad_norm", m.grad_norm},
-                           {"train/lr", m.lr},
-                           {"train/tokens", static_cast<double>(m.tokens)},
-                           {"speed/tokens_per_s", m.tokens_per_s},
-                           {"speed/tflops", m.tflops},
-                           {"speed/memory_bytes", static_cast<double>(m.mem_bytes)}};
+                   {"tokens", m.tokens},
+                   {"loss", number(m.loss)},
+                   {"grad_norm", number(m.grad_norm)},
+                   {"lr", m.lr},
+                   {"step_s", m.step_s},
+                   {"tokens_per_s", number(m.tokens_per_s)},
+                   {"tflops", number(m.tflops)},
+                   {"mem_bytes", m.mem_bytes},
+                   {"data_wait_s", m.data_wait_s},
+                   {"skipped", m.skipped},
+                   {"eta_s", number(m.eta_s)}};
+  std::vector<std::pair<std::string, double>> scalars{
+      {"train/loss", m.loss},
+      {"train/grad_norm", m.grad_norm},
+      {"train/lr", m.lr},
+      {"train/tokens", static_cast<double>(m.tokens)},
+      {"speed/tokens_per_s", m.tokens_per_s},
+      {"speed/tflops", m.tflops},
+      {"speed/memory_bytes", static_cast<double>(m.mem_bytes)}};
   if (!m.expert_slots.empty()) {
     line["expert_slots"] = m.expert_slots;
     line["expert_load_max"] = highest_load(m.expert_slots);

@@ -1,9 +1,9 @@
 // Which microbatches a data-parallel rank runs, and how their sums combine.
 //
 // A step's microbatches, in order, fall into equal reduce groups in contiguous blocks, and the groups onto
-// ranks, in blocks or in turn. Gradients add up within a group in order of the microbatch, and over groups in the tree
-// of parallel/tree_sum.h, so any number of ranks that divides the groups gives the same bits (or says that it
-// does not). Plain values.
+// ranks, in blocks or in turn. Gradients add up within a group in order of the microbatch, and over groups in
+// the tree of parallel/tree_sum.h, so any number of ranks that divides the groups gives the same bits (or
+// says that it does not). Plain values.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,8 @@ struct ReduceGroups {
 };
 
 // `in_turn`: ranks take groups in turn, so that a round of one group each can be summed over ranks at once;
-// otherwise each takes a block of them. Throws Error (usage) where microbatches, groups and ranks do not divide, saying what would fit.
+// otherwise each takes a block of them. Throws Error (usage) where microbatches, groups and ranks do not
+// divide, saying what would fit.
 ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_batch, std::int64_t groups,
                                 int ranks, int rank, bool in_turn = false);
 

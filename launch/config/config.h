@@ -56,7 +56,8 @@ struct TrainConfig {
   Precision precision = Precision::fp32;
   Recompute recompute = Recompute::none;
   std::string device = "cpu";
-  std::optional<int> watchdog;  // seconds; absent (auto): 60, or ten of the longest step so far if that is more
+  std::optional<int>
+      watchdog;  // seconds; absent (auto): 60, or ten of the longest step so far if that is more
   std::optional<int> threads;  // of one rank; absent (auto): the cores of the machine, shared among its ranks
 };
 

@@ -184,9 +184,10 @@ Section train_section() {
            "Activations computed again in backward instead of kept: none, attention, whole blocks"),
        choice<>("device", TESSERA_MEMBER(train.device),
                 std::vector<std::pair<std::string, std::string>>{{"cpu", "cpu"}}, "Where the model lives"),
-       auto_integer("watchdog", TESSERA_MEMBER(train.watchdog), 1 << 30,
-                    "Seconds without progress after which a run ends, saying where each rank stands; auto is 60, "
-                    "or ten of the longest step"),
+       auto_integer(
+           "watchdog", TESSERA_MEMBER(train.watchdog), 1 << 30,
+           "Seconds without progress after which a run ends, saying where each rank stands; auto is 60, "
+           "or ten of the longest step"),
        auto_integer("threads", TESSERA_MEMBER(train.threads), 4096,
                     "Threads of one rank; auto shares the machine's cores among its ranks")},
       {},
@@ -237,23 +238,24 @@ Section schedule_section() {
 }
 
 Section experts_section() {
-  return {"experts",
-          "What keeps the loads of experts even, in models that have some",
-          {identity(choice<>("balance", TESSERA_MEMBER(experts.balance),
-                             std::vector<std::pair<std::string, Balance>>{{"none", Balance::none},
-                                                                          {"sequence", Balance::sequence},
-                                                                          {"global", Balance::global},
-                                                                          {"bias", Balance::bias}},
-                             "A term per sequence and layer; transformers' term over the whole batch, for a "
-                             "second forward pass; or DeepSeek-V3's bias on choices, which no release holds")),
-           identity(number("coefficient", TESSERA_MEMBER(experts.coefficient), {.low = 0},
-                           "Weight of the term, for sequence and global")),
-           identity(number("bias_rate", TESSERA_MEMBER(experts.bias_rate), {.low = 0},
-                           "Step of the bias, for bias"))},
-          {},
-          {},
-          {},
-          false};
+  return {
+      "experts",
+      "What keeps the loads of experts even, in models that have some",
+      {identity(choice<>("balance", TESSERA_MEMBER(experts.balance),
+                         std::vector<std::pair<std::string, Balance>>{{"none", Balance::none},
+                                                                      {"sequence", Balance::sequence},
+                                                                      {"global", Balance::global},
+                                                                      {"bias", Balance::bias}},
+                         "A term per sequence and layer; transformers' term over the whole batch, for a "
+                         "second forward pass; or DeepSeek-V3's bias on choices, which no release holds")),
+       identity(number("coefficient", TESSERA_MEMBER(experts.coefficient), {.low = 0},
+                       "Weight of the term, for sequence and global")),
+       identity(
+           number("bias_rate", TESSERA_MEMBER(experts.bias_rate), {.low = 0}, "Step of the bias, for bias"))},
+      {},
+      {},
+      {},
+      false};
 }
 
 constexpr std::int64_t most_ranks = 1 << 20;
@@ -331,9 +333,10 @@ Section log_section() {
 }  // namespace
 
 const std::vector<Section>& sections() {
-  static const std::vector<Section> all = {
-      model_section(),    init_section(),     data_section(),       train_section(), optimizer_section(),
-      schedule_section(), experts_section(), parallel_section(), checkpoint_section(), log_section(),   kernels_section()};
+  static const std::vector<Section> all = {model_section(),   init_section(),      data_section(),
+                                           train_section(),   optimizer_section(), schedule_section(),
+                                           experts_section(), parallel_section(),  checkpoint_section(),
+                                           log_section(),     kernels_section()};
   return all;
 }
 

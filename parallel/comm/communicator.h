@@ -42,8 +42,9 @@ class ProcessGroup {
   virtual const char* kind() const = 0;  // "threads", "mpi"
   virtual int ranks_on_node() const = 0;
 
-  // x becomes the sum over ranks, F32 or BF16 (in fp32, rounded once), added in the balanced tree of parallel/tree_sum.h over ranks: the same
-  // bits on every rank, and for any number of ranks whose parts are subtrees of one tree.
+  // x becomes the sum over ranks, F32 or BF16 (in fp32, rounded once), added in the balanced tree of
+  // parallel/tree_sum.h over ranks: the same bits on every rank, and for any number of ranks whose parts are
+  // subtrees of one tree.
   void all_reduce(const Tensor& x);
   // out = the sum over ranks of part rank() of `in`, which holds size() parts of out's size. Ordered as
   // above.
@@ -73,7 +74,7 @@ class ProcessGroup {
   // Small host values.
   std::int64_t sum(std::int64_t value);
   std::int64_t maximum(std::int64_t value);
-  std::vector<double> all_gather(double value);                       // by rank
+  std::vector<double> all_gather(double value);  // by rank
   // Rank r has counts[r] numbers; all of them, in order of rank.
   std::vector<double> all_gather(std::span<const double> mine, std::span<const std::int64_t> counts);
   std::vector<std::string> all_gather_text(const std::string& text);  // by rank

@@ -97,7 +97,10 @@ class Bytes {
 class MpiGroup : public ProcessGroup {
  public:
   MpiGroup(MPI_Comm comm, int rank, int size, std::shared_ptr<Watch> watch)
-      : ProcessGroup(rank, size), comm_(comm), watch_(std::move(watch)), checked_(std::getenv("TESSERA_CHECK_COLLECTIVES") != nullptr) {
+      : ProcessGroup(rank, size),
+        comm_(comm),
+        watch_(std::move(watch)),
+        checked_(std::getenv("TESSERA_CHECK_COLLECTIVES") != nullptr) {
     MPI_Comm node = MPI_COMM_NULL;
     check(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node), "Comm_split_type");
     MPI_Comm_size(node, &on_node_);
@@ -209,9 +212,9 @@ class MpiGroup : public ProcessGroup {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
       check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call.collective);
       if (done == 0 && std::chrono::duration<double>(Clock::now() - start).count() > watch_->patience)
-        throw Error(fmt::format("no progress for {:.0f} s{}", watch_->patience,
-                                watch_->standstill(call.text())),
-                    ExitCode::watchdog);
+        throw Error(
+            fmt::format("no progress for {:.0f} s{}", watch_->patience, watch_->standstill(call.text())),
+            ExitCode::watchdog);
     }
   }
 

@@ -16,8 +16,7 @@ std::vector<double> PipelineExecutor::run(const BatchOf& batch_of, const Tensor&
   const int stage = mesh_.index(Axis::pp);
   const int stages = mesh_.size(Axis::pp);
   for (const PipelineAction& action : schedule_.actions[static_cast<std::size_t>(stage)]) {
-    const std::string where =
-        stages == 1 ? text(action) : fmt::format("stage {}, {}", stage, text(action));
+    const std::string where = stages == 1 ? text(action) : fmt::format("stage {}, {}", stage, text(action));
     mesh_.world().set_position(where);
     try {
       perform(action, batch_of, inverse_count);

@@ -45,9 +45,8 @@ class Resharding : public testing::Test {
 
   void train(const std::string& name, int steps, const ParallelLayout& layout) const {
     const Config chosen = config(name, steps, layout);
-    run_local_ranks(layout.mesh.ranks(), [&](ProcessGroup& group) {
-      EXPECT_EQ(Trainer(chosen, group, {}).run(), ExitCode::ok);
-    });
+    run_local_ranks(layout.mesh.ranks(),
+                    [&](ProcessGroup& group) { EXPECT_EQ(Trainer(chosen, group, {}).run(), ExitCode::ok); });
   }
 
   std::map<std::string, std::vector<float>> state(const std::string& name) const {
