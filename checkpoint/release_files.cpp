@@ -64,6 +64,21 @@ std::string front_matter(const std::string& card, const std::string& key) {
   return card.substr(begin, card.find('\n', begin) - begin);
 }
 
+// Table rows of what layers have for FFNs, each kind once.
+std::string ffn_rows(const ModelSpec& spec) {
+  std::string dense;
+  std::string experts;
+  for (const LayerSpec& layer : spec.layers)
+    for (const CellSpec& cell : layer) {
+      if (const auto* ffn = std::get_if<FfnSpec>(&cell.body))
+        dense = fmt::format("| FFN width | {} |\n", ffn->width);
+      else if (const auto* moe = std::get_if<MoeSpec>(&cell.body))
+        experts = fmt::format("| Experts | {} of width {}, of which {} see a token |\n", moe->experts,
+                              moe->width, moe->top_k);
+    }
+  return dense + experts;
+}
+
 std::string card(const ModelDescription& description, DType dtype, const PublishOptions& options) {
   std::string license = options.license;
   if (const auto theirs = description.files.find("README.md");
@@ -73,15 +88,14 @@ std::string card(const ModelDescription& description, DType dtype, const Publish
   if (!license.empty()) text += "license: " + license + "\n";
   const ModelSpec& spec = description.release.spec;
   const auto& attention = std::get<AttentionSpec>(spec.layers.at(0).at(0).body);
-  const auto& ffn = std::get<FfnSpec>(spec.layers.at(0).at(1).body);
   text += fmt::format(
       "tags:\n- {}\n---\n\n# {} language model\n\n"
       "| | |\n|---|---|\n| Architecture | {} |\n| Parameters | {} |\n| Layers | {} |\n| Hidden size | {} |\n"
-      "| Attention heads | {}, of which key-value {} |\n| FFN width | {} |\n| Vocabulary | {} |\n"
+      "| Attention heads | {}, of which key-value {} |\n{}| Vocabulary | {} |\n"
       "| Positions | {} |\n| Head | {} |\n| Weights | {} |\n\n",
       description.release.family->model_type, description.release.family->model_type,
       description.release.family->architecture, parameter_count(spec), spec.layers.size(), spec.hidden_size,
-      attention.heads, attention.kv_heads, ffn.width, spec.vocab_size, spec.max_positions,
+      attention.heads, attention.kv_heads, ffn_rows(spec), spec.vocab_size, spec.max_positions,
       spec.tied ? "tied to the embedding" : "its own", torch_name(dtype));
   text += "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM";
   const bool tokenizer = description.files.contains("tokenizer.json");
