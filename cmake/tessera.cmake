@@ -35,4 +35,16 @@ function(tessera_test folder)
     TESSERA_SOURCE_DIR="${PROJECT_SOURCE_DIR}" TESSERA_BINARY_DIR="${PROJECT_BINARY_DIR}")
   gtest_discover_tests(${name} NO_PRETTY_VALUES DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 120)
 endfunction()
+
+# tessera_mutants_test(NAME SOURCES... MUTABLE paths LINK targets...): a test whose faults can be switched on. MUTABLE are
+# the sources that carry them, without .cpp, built once more with the switch.
+function(tessera_mutants_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;MUTABLE;LINK" ${ARGN})
+  list(TRANSFORM ARG_MUTABLE PREPEND ${PROJECT_SOURCE_DIR}/)
+  list(TRANSFORM ARG_MUTABLE APPEND .cpp)
+  tessera_test(${name} SOURCES ${ARG_SOURCES} ${ARG_MUTABLE} LINK ${ARG_LINK})
+  target_compile_definitions(tests_${name} PRIVATE TESSERA_MUTANTS)
+  # The same sources again: tools that read compile_commands.json need them once.
+  set_target_properties(tests_${name} PROPERTIES EXPORT_COMPILE_COMMANDS OFF)
+endfunction()
 include(GoogleTest)

@@ -26,16 +26,11 @@ Tensor rows_of(std::span<const Sample> samples, std::span<const PositionRange> p
 Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& device,
                  std::span<const PositionRange> positions) {
   assert(!samples.empty());
-  std::vector<PositionRange> from_zero;  // where a mutant looks positions up
-  for (const PositionRange& range : positions)
-    from_zero.push_back({from_zero.empty() ? 0 : from_zero.back().end,
-                         (from_zero.empty() ? 0 : from_zero.back().end) + range.end - range.begin});
-  return {
-      rows_of(samples, positions, &Sample::tokens, device),
-      rows_of(samples, mutant("positions_not_offset") ? std::span<const PositionRange>(from_zero) : positions,
-              &Sample::positions, device),
-      document_mask ? rows_of(samples, positions, &Sample::doc_start, device) : Tensor(),
-      rows_of(samples, positions, &Sample::targets, device)};
+  Tensor places = rows_of(samples, positions, &Sample::positions, device);
+  if (mutant("positions_not_offset")) places = plain_positions(places.size(0), places.size(1), device);
+  return {rows_of(samples, positions, &Sample::tokens, device), places,
+          document_mask ? rows_of(samples, positions, &Sample::doc_start, device) : Tensor(),
+          rows_of(samples, positions, &Sample::targets, device)};
 }
 
 Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& device) {

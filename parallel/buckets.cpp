@@ -196,6 +196,7 @@ Tensor Bucket::sum_over_replicas(const Tensor& flat) const {
     }
     begin += static_cast<std::size_t>(group->rank()) * each;
     end = begin + each;
+    if (mutant("experts_not_reduced") && parameters_[0]->layout().ranks == Layout::Ranks::expert) continue;
     if (mutant("sum_over_dp_forgotten") && group == ranks_.stages.front()) continue;
     if (ranks > 1) group->reduce_scatter(parts[static_cast<std::size_t>(group->rank())], parts);
   }

@@ -190,26 +190,15 @@ Tensor to_positions(const Tensor& y, const std::vector<HeadRange>& ranges, std::
 }
 
 Tensor exchange_heads(const Tensor& x, const std::vector<HeadRange>& ranges, ProcessGroup& group) {
-  Tensor y = to_heads(x.detach(), ranges, group);
-  if (!needs_record(std::span(&x, 1), false)) return y;
-  Tensor* outputs[] = {&y};
-  record("exchange_heads", std::span(&x, 1), outputs,
-         [ranges, heads = x.size(2), &group](std::span<const Tensor> g, const BackwardContext&) {
-           return std::vector<Tensor>{to_positions(g[0].detach(), ranges, heads, group)};
-         });
-  return y;
+  return record_move(
+      "exchange_heads", x, to_heads(x.detach(), ranges, group),
+      [ranges, heads = x.size(2), &group](const Tensor& g) { return to_positions(g, ranges, heads, group); });
 }
 
 Tensor exchange_positions(const Tensor& y, const std::vector<HeadRange>& ranges, std::int64_t heads,
                           ProcessGroup& group) {
-  Tensor x = to_positions(y.detach(), ranges, heads, group);
-  if (!needs_record(std::span(&y, 1), false)) return x;
-  Tensor* outputs[] = {&x};
-  record("exchange_positions", std::span(&y, 1), outputs,
-         [ranges, &group](std::span<const Tensor> g, const BackwardContext&) {
-           return std::vector<Tensor>{to_heads(g[0].detach(), ranges, group)};
-         });
-  return x;
+  return record_move("exchange_positions", y, to_positions(y.detach(), ranges, heads, group),
+                     [ranges, &group](const Tensor& g) { return to_heads(g, ranges, group); });
 }
 
 Tensor ulysses_attention(const Query& in, ProcessGroup& group) {

@@ -1,8 +1,6 @@
 #include "parallel/engine.h"
 
 #include <algorithm>
-#include <map>
-#include <numeric>
 #include <set>
 
 #include "core/autograd/tape.h"
@@ -13,26 +11,6 @@
 #include "parallel/tree_sum.h"
 
 namespace tessera {
-namespace {
-
-// Layers with experts by the name of their FFN, numbered in the model's order.
-std::map<std::string, std::size_t> expert_layers(const ModelSpec& spec) {
-  std::map<std::string, std::size_t> index;
-  for (std::size_t i = 0; i < spec.layers.size(); ++i)
-    for (const CellSpec& cell : spec.layers[i])
-      if (std::holds_alternative<MoeSpec>(cell.body))
-        index.emplace("layers." + std::to_string(i) + ".ffn", index.size());
-  return index;
-}
-
-// Targets that count in this rank's microbatches alone; what a mutant divides by.
-std::int64_t counted_of(const Batch& batch) {
-  std::vector<std::int32_t> targets(static_cast<std::size_t>(batch.targets.numel()));
-  batch.targets.to_host(targets.data());
-  return std::count_if(targets.begin(), targets.end(), [](std::int32_t target) { return target >= 0; });
-}
-
-}  // namespace
 
 Engine::Engine(const ModelSpec& spec, Device& device, ProcessGroup& world, const ParallelLayout& layout,
                const ModelOptions& model, const BatchShape& batch, std::int64_t reduce_groups,
@@ -118,26 +96,25 @@ void Engine::weights_changed() {
 }
 
 double Engine::run_step(const LoadBatch& load, std::int64_t counted) {
-  if (mutant("mean_of_local_counts")) counted = counted_here(load) * mesh_.size(Axis::dp);
+  if (mutant("mean_of_local_counts")) counted += mesh_.index(Axis::dp);
   const float inverse = counted == 0 ? 0.0F : static_cast<float>(1.0 / static_cast<double>(counted));
   const Tensor inverse_count = Tensor::from_host(&inverse, {1}, DType::f32, device_);
   for (const auto& chunk : chunks_)
     chunk->start_step({groups_.local_groups, groups_.microbatches_per_group()});
-  if (balance_.kind == Balance::global) prepare_global_balance(load);
-  for (Moe* moe : experts()) moe->take_load();
+  const std::vector<Moe*> mixtures = experts();
+  for (Moe* moe : mixtures) moe->take_load();  // what evaluations left
+  if (balance_.kind == Balance::global) {
+    // Shares of the whole batch must be known before the first backward: a forward pass goes ahead to count.
+    for (std::size_t i = 0; i < microbatches().size(); ++i) evaluate(load(i));
+    set_global_balance(balance_, take_expert_load(spec_, mixtures, mesh_.world()), mixtures, device_);
+  }
   const std::vector<double> losses =
       executor_->run([&](int m) { return load(static_cast<std::size_t>(m)); }, inverse_count);
   mesh_.world().set_position("sums of gradients");
   for (const auto& chunk : chunks_) chunk->finish_step();
   add_tied_gradients();
-  if (moe_layers(spec_) > 0) expert_load_.slots = sum_loads(expert_load_.balance);
+  if (moe_layers(spec_) > 0) expert_load_ = take_expert_load(spec_, mixtures, mesh_.world());
   return combine_losses(losses);
-}
-
-std::int64_t Engine::counted_here(const LoadBatch& load) const {
-  std::int64_t counted = 0;
-  for (std::size_t i = 0; i < microbatches().size(); ++i) counted += counted_of(load(i));
-  return counted;
 }
 
 std::vector<Moe*> Engine::experts() const {
@@ -146,71 +123,6 @@ std::vector<Moe*> Engine::experts() const {
     for (Module* module : chunk->model().modules())
       if (auto* moe = dynamic_cast<Moe*>(module)) all.push_back(moe);
   return all;
-}
-
-// Counts are whole numbers, so their sums have no rounding; by layer, whichever stage holds it.
-std::vector<std::vector<double>> Engine::sum_loads(double& balance) const {
-  const auto index = expert_layers(spec_);
-  std::size_t width = 0;
-  for (const LayerSpec& layer : spec_.layers)
-    for (const CellSpec& cell : layer)
-      if (const auto* moe = std::get_if<MoeSpec>(&cell.body))
-        width = std::max(width, static_cast<std::size_t>(moe->experts));
-  std::vector<double> mine(index.size() * width + 1);
-  for (Moe* moe : experts()) {
-    const Tensor load = moe->take_load();
-    std::vector<float> host(static_cast<std::size_t>(load.numel()));
-    load.to_host(host.data());
-    for (std::size_t e = 0; e < host.size(); ++e)
-      mine[index.at(moe->name()) * width + e] += static_cast<double>(host[e]);
-    mine.back() += moe->take_balance();
-  }
-  const auto ranks = static_cast<std::size_t>(mesh_.world().size());
-  const std::vector<std::int64_t> counts(ranks, static_cast<std::int64_t>(mine.size()));
-  const std::vector<double> all = mesh_.world().all_gather(mine, counts);
-  std::vector<std::vector<double>> loads(index.size(), std::vector<double>(width));
-  balance = 0;
-  for (std::size_t r = 0; r < ranks; ++r) {
-    for (std::size_t i = 0; i < index.size() * width; ++i)
-      loads[i / width][i % width] += all[r * mine.size() + i];
-    balance += all[(r + 1) * mine.size() - 1];
-  }
-  return loads;
-}
-
-// transformers' term couples all layers and the whole batch: E Σ f P, with f the share of tokens that choose
-// an expert. f must be known before the first backward, so a forward pass goes ahead to count.
-void Engine::prepare_global_balance(const LoadBatch& load) {
-  for (Moe* moe : experts()) moe->take_load();
-  for (std::size_t i = 0; i < microbatches().size(); ++i) evaluate(load(i));
-  double ignored = 0;
-  const auto loads = sum_loads(ignored);
-  const double tokens = static_cast<double>(batch_.global_batch * batch_.seq_len) * balance_.layers;
-  const auto experts_count = static_cast<double>(loads.at(0).size());
-  std::vector<float> gradient(loads[0].size());
-  for (std::size_t e = 0; e < gradient.size(); ++e) {
-    double slots = 0;
-    for (const auto& layer : loads) slots += layer[e];
-    gradient[e] = static_cast<float>(balance_.coefficient * experts_count * slots / tokens / tokens);
-  }
-  const Tensor shared = Tensor::from_host(gradient.data(), {1, static_cast<std::int64_t>(gradient.size())},
-                                          DType::f32, device_);
-  for (Moe* moe : experts()) moe->set_global_balance(shared);
-}
-
-// DeepSeek-V3: an expert with less than the mean load is chosen more from now on, one with more, less.
-void Engine::move_choice_biases() {
-  const auto index = expert_layers(spec_);
-  for (Moe* moe : experts()) {
-    const std::vector<double>& slots = expert_load_.slots.at(index.at(moe->name()));
-    const double mean = std::accumulate(slots.begin(), slots.end(), 0.0) / static_cast<double>(slots.size());
-    std::vector<float> bias(slots.size());
-    moe->bias()->value().to_host(bias.data());
-    for (std::size_t e = 0; e < bias.size(); ++e)
-      if (slots[e] != mean) bias[e] += static_cast<float>(balance_.bias_rate * (slots[e] < mean ? 1 : -1));
-    device_.copy(moe->bias()->value().raw(), bias.data(), bias.size() * sizeof(float));
-    moe->bias()->changed();
-  }
 }
 
 // Losses of a group add up over its microbatches, then over the ranks that share it, then in the tree over
@@ -289,7 +201,7 @@ double Engine::evaluate(const Batch& batch) {
 
 void Engine::update(double lr, double clip) {
   optimizer_->step(lr, clip);
-  if (balance_.kind == Balance::bias) move_choice_biases();
+  if (balance_.kind == Balance::bias) move_choice_biases(spec_, balance_.bias_rate, expert_load_, experts());
   mesh_.world().set_position("publishing weights");
   for (const auto& chunk : chunks_) chunk->publish();
 }

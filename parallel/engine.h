@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/optim/adamw.h"
+#include "parallel/expert_balance.h"
 #include "parallel/grad_norm.h"
 #include "parallel/layout.h"
 #include "parallel/pipeline/executor.h"
@@ -51,12 +52,7 @@ class Engine {
   double run_step(const LoadBatch& load, std::int64_t counted);
   double gradient_norm() const { return (*norm_)(); }
   void update(double lr, double clip);
-  // Of the last step, over all ranks: slots sent to each expert, by layer with experts, [layers][experts];
-  // and the balance term's value.
-  struct ExpertLoad {
-    std::vector<std::vector<double>> slots;
-    double balance = 0;
-  };
+  // Of the last step; empty for models without experts.
   const ExpertLoad& expert_load() const { return expert_load_; }
   // Every layer's experts on this rank; for `verify`.
   std::vector<Moe*> experts() const;
@@ -82,10 +78,6 @@ class Engine {
   PipelineSchedule schedule() const;
   double combine_losses(const std::vector<double>& own) const;
   void add_tied_gradients();
-  void prepare_global_balance(const LoadBatch& load);
-  std::vector<std::vector<double>> sum_loads(double& balance) const;
-  void move_choice_biases();
-  std::int64_t counted_here(const LoadBatch& load) const;
   std::vector<Owned> parts(const std::function<bool(const Segment*)>& wanted) const;
   Owned part_of(const Parameter& parameter, const Segment& segment, RowRange rows) const;
 

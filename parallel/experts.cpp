@@ -43,14 +43,9 @@ Tensor exchanged(const Tensor& x, const Counts& sent, const Counts& received, Pr
 // Runs of `sent` rows to each rank; runs of `received` from each. Recorded.
 Tensor exchange_rows(const Tensor& x, const Counts& sent, const Counts& received, ProcessGroup& group) {
   if (group.size() == 1) return x;
-  Tensor y = exchanged(x.detach(), sent, received, group);
-  if (!needs_record(std::span(&x, 1), false)) return y;
-  Tensor* outputs[] = {&y};
-  record("exchange_rows", std::span(&x, 1), outputs,
-         [sent, received, &group](std::span<const Tensor> g, const BackwardContext&) {
-           return std::vector<Tensor>{exchanged(g[0].detach(), received, sent, group)};
-         });
-  return y;
+  return record_move(
+      "exchange_rows", x, exchanged(x.detach(), sent, received, group),
+      [sent, received, &group](const Tensor& g) { return exchanged(g, received, sent, group); });
 }
 
 Tensor all_rows(const Tensor& x, const Counts& rows, ProcessGroup& group) {
@@ -69,26 +64,14 @@ Tensor own_sum(const Tensor& x, const Counts& rows, ProcessGroup& group) {
 // Every rank's rows, and the dual: the sum of what the ranks have for this rank's rows. Recorded.
 Tensor gather_rows_of_all(const Tensor& x, const Counts& rows, ProcessGroup& group) {
   if (group.size() == 1) return x;
-  Tensor y = all_rows(x.detach(), rows, group);
-  if (!needs_record(std::span(&x, 1), false)) return y;
-  Tensor* outputs[] = {&y};
-  record("gather_rows_of_all", std::span(&x, 1), outputs,
-         [rows, &group](std::span<const Tensor> g, const BackwardContext&) {
-           return std::vector<Tensor>{own_sum(g[0].detach(), rows, group)};
-         });
-  return y;
+  return record_move("gather_rows_of_all", x, all_rows(x.detach(), rows, group),
+                     [rows, &group](const Tensor& g) { return own_sum(g, rows, group); });
 }
 
 Tensor sum_own_rows(const Tensor& x, const Counts& rows, ProcessGroup& group) {
   if (group.size() == 1) return x;
-  Tensor y = own_sum(x.detach(), rows, group);
-  if (!needs_record(std::span(&x, 1), false)) return y;
-  Tensor* outputs[] = {&y};
-  record("sum_own_rows", std::span(&x, 1), outputs,
-         [rows, &group](std::span<const Tensor> g, const BackwardContext&) {
-           return std::vector<Tensor>{all_rows(g[0].detach(), rows, group)};
-         });
-  return y;
+  return record_move("sum_own_rows", x, own_sum(x.detach(), rows, group),
+                     [rows, &group](const Tensor& g) { return all_rows(g, rows, group); });
 }
 
 class ExpertTrip : public TokenDispatcher::Trip {

@@ -103,8 +103,7 @@ ParallelLayout plan_layout(const LayoutRequest& request, const ModelSpec& spec, 
   check_tokens(mesh, batch);
   if (mesh.cp > 1 && request.context == ContextMethod::ulysses) check_ulysses(mesh, limits);
   check_pipeline(request, mesh, limits, batch);
-  return {mesh,           request.zero,         request.schedule, request.virtual_stages, request.context,
-          request.layers, request.expert_buffer};
+  return {request, mesh};
 }
 
 namespace {

@@ -17,8 +17,8 @@ const char* name_of(ScheduleKind kind);
 enum class ContextMethod { all_gather, ulysses };
 const char* name_of(ContextMethod method);
 
-struct ParallelLayout {
-  MeshShape mesh;
+// What a config chooses beside the sizes of axes.
+struct LayoutChoices {
   int zero = 0;
   ScheduleKind schedule = ScheduleKind::one_f_one_b;
   int virtual_stages = 1;
@@ -26,23 +26,18 @@ struct ParallelLayout {
   std::vector<std::int64_t> layers;  // of each pipeline chunk; empty: split by cost
   double expert_buffer = 0;          // parallel/experts.h
 };
+struct LayoutRequest : LayoutChoices {
+  MeshRequest mesh;
+};
+struct ParallelLayout : LayoutChoices {
+  MeshShape mesh;
+};
 std::string text(const ParallelLayout& layout);  // "dp 2, tp 2, zero 1"
 
 // A step's batch: what is the same under every layout.
 struct BatchShape {
   std::int64_t global_batch = 1, micro_batch = 1, seq_len = 1;
   std::int64_t microbatches() const { return global_batch / micro_batch; }
-};
-
-// What a config asks for.
-struct LayoutRequest {
-  MeshRequest mesh;
-  int zero = 0;
-  ScheduleKind schedule = ScheduleKind::one_f_one_b;
-  int virtual_stages = 1;
-  ContextMethod context = ContextMethod::all_gather;
-  std::vector<std::int64_t> layers;
-  double expert_buffer = 0;
 };
 
 // The layout over `ranks`. Throws Error (usage) beginning with the key at fault, as "parallel.tp", where it

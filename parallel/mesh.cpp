@@ -20,7 +20,6 @@ Mesh::Mesh(ProcessGroup& world, const MeshShape& shape)
     groups_[static_cast<std::size_t>(axis)] = split_along({axis}, {Axis::pp, Axis::dp, Axis::cp, Axis::tp});
   for (const Axis axis : {Axis::edp, Axis::ep, Axis::etp})
     groups_[static_cast<std::size_t>(axis)] = split_along({axis}, {Axis::pp, Axis::edp, Axis::ep, Axis::etp});
-  alone_ = world.split(world.rank(), 0);
   replicas_ = split_along({Axis::dp, Axis::cp}, {Axis::pp, Axis::dp, Axis::cp, Axis::tp});
 }
 

@@ -24,7 +24,6 @@ class Mesh {
   ProcessGroup& group(Axis axis) const { return *groups_[static_cast<std::size_t>(axis)]; }
   // The ranks that hold the same dense parameters: dp × cp, cp fastest. Their gradients add up.
   ProcessGroup& replicas() const { return *replicas_; }
-  ProcessGroup& alone() const { return *alone_; }  // this rank
 
  private:
   ProcessGroup& world_;
@@ -32,7 +31,6 @@ class Mesh {
   MeshPlace place_;
   std::array<std::unique_ptr<ProcessGroup>, axes> groups_;
   std::unique_ptr<ProcessGroup> replicas_;
-  std::unique_ptr<ProcessGroup> alone_;
 };
 
 }  // namespace tessera

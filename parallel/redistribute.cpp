@@ -57,14 +57,8 @@ Tensor move(const Tensor& x, Placement from, Placement to, ProcessGroup& group) 
 }  // namespace
 
 Tensor redistribute(const Tensor& x, Placement from, Placement to, ProcessGroup& group) {
-  Tensor y = move(x.detach(), from, to, group);
-  if (!needs_record(std::span(&x, 1), false)) return y;
-  Tensor* outputs[] = {&y};
-  record("redistribute", std::span(&x, 1), outputs,
-         [from, to, &group](std::span<const Tensor> g, const BackwardContext&) {
-           return std::vector<Tensor>{move(g[0].detach(), dual(to), dual(from), group)};
-         });
-  return y;
+  return record_move("redistribute", x, move(x.detach(), from, to, group),
+                     [from, to, &group](const Tensor& g) { return move(g, dual(to), dual(from), group); });
 }
 
 }  // namespace tessera

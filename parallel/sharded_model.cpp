@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/autograd/tape.h"
-#include "core/base/mutant.h"
 
 namespace tessera {
 namespace {
@@ -46,8 +45,6 @@ ShardedModel::ShardedModel(const ModelSpec& spec, Device& device, const ModelOpt
 ReplicaGroups ShardedModel::ranks_of(const std::vector<Parameter*>& parameters) {
   if (parameters[0]->layout().ranks == Layout::Ranks::expert) {
     ProcessGroup& replicas = mesh_.group(Axis::edp);
-    if (mutant("experts_not_reduced"))
-      return {&mesh_.alone(), {&mesh_.alone()}, &mesh_.group(Axis::etp), nullptr};
     return {&replicas, {&replicas}, &mesh_.group(Axis::etp), nullptr};
   }
   return {&mesh_.replicas(),

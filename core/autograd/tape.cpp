@@ -80,6 +80,16 @@ void record(const char* op, std::span<const Tensor> inputs, std::span<Tensor*> o
   for (std::size_t i = 0; i < outputs.size(); ++i) outputs[i]->set_node(node, static_cast<int>(i));
 }
 
+Tensor record_move(const char* op, const Tensor& x, Tensor y, std::function<Tensor(const Tensor&)> backward) {
+  if (!needs_record(std::span(&x, 1), false)) return y;
+  Tensor* outputs[] = {&y};
+  record(op, std::span(&x, 1), outputs,
+         [backward = std::move(backward)](std::span<const Tensor> g, const BackwardContext&) {
+           return std::vector<Tensor>{backward(g[0].detach())};
+         });
+  return y;
+}
+
 Tensor as_leaf(const Tensor& tensor) {
   Tensor leaf = tensor.detach();
   auto node = std::make_shared<Node>();

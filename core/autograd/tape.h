@@ -85,6 +85,9 @@ bool in_backward();
 // tape.
 void record(const char* op, std::span<const Tensor> inputs, std::span<Tensor*> outputs,
             BackwardFunction backward);
+// Records `op`, without parameters, as making y of x alone; `backward` makes the gradient of x of that of y.
+// Returns y.
+Tensor record_move(const char* op, const Tensor& x, Tensor y, std::function<Tensor(const Tensor&)> backward);
 // True if an op over these inputs must record.
 bool needs_record(std::span<const Tensor> inputs, bool has_parameters);
 

@@ -57,14 +57,8 @@ SlotOrder sort_slots(const Tensor& indices, std::int64_t experts) {
 
 Tensor spread_rows(const Tensor& x, const SlotOrder& slots) {
   const std::int64_t tokens = x.size(0);
-  Tensor rows = gathered(x, slots.order, {}, slots.order.numel() / tokens);
-  if (!needs_record(std::span(&x, 1), false)) return rows;
-  Tensor* outputs[] = {&rows};
-  record("spread_rows", std::span(&x, 1), outputs,
-         [slots, tokens](std::span<const Tensor> g, const BackwardContext&) {
-           return std::vector<Tensor>{combined(g[0], slots.inverse, {}, tokens)};
-         });
-  return rows;
+  return record_move("spread_rows", x, gathered(x, slots.order, {}, slots.order.numel() / tokens),
+                     [slots, tokens](const Tensor& g) { return combined(g, slots.inverse, {}, tokens); });
 }
 
 Tensor combine_rows(const Tensor& rows, const Tensor& gates, const SlotOrder& slots) {
@@ -84,14 +78,8 @@ Tensor combine_rows(const Tensor& rows, const Tensor& gates, const SlotOrder& sl
 }
 
 Tensor permute_rows(const Tensor& x, const Tensor& index, const Tensor& inverse) {
-  Tensor y = gathered(x, index, {}, 1);
-  if (!needs_record(std::span(&x, 1), false)) return y;
-  Tensor* outputs[] = {&y};
-  record("permute_rows", std::span(&x, 1), outputs,
-         [inverse](std::span<const Tensor> g, const BackwardContext&) {
-           return std::vector<Tensor>{gathered(g[0], inverse, {}, 1)};
-         });
-  return y;
+  return record_move("permute_rows", x, gathered(x, index, {}, 1),
+                     [inverse](const Tensor& g) { return gathered(g, inverse, {}, 1); });
 }
 
 }  // namespace tessera

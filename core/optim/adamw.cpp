@@ -1,6 +1,5 @@
 #include "core/optim/adamw.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "core/base/mutant.h"
@@ -12,16 +11,6 @@ Kernel<AdamWArgs>& adamw_kernel() {
   static Kernel<AdamWArgs> slot("adamw");
   return slot;
 }
-
-namespace {
-
-// Whether other ranks step some of the rows.
-bool shares_rows(std::span<Parameter* const> parameters) {
-  return std::any_of(parameters.begin(), parameters.end(),
-                     [](const Parameter* p) { return p->owned().size() < p->shape()[0]; });
-}
-
-}  // namespace
 
 AdamW::AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options)
     : parameters_(parameters.begin(), parameters.end()), options_(options) {
@@ -47,7 +36,7 @@ void AdamW::step(double lr, double clip) {
     adamw_kernel()({parameter.value(), parameter.owned_gradient(), m_[i], v_[i], scalars,
                     static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
                     static_cast<float>(options_.eps),
-                    parameter.decays() || (mutant("decay_on_norms") && shares_rows(parameters_))
+                    parameter.decays() || (mutant("decay_on_norms") && parameter.has_owned_gradient())
                         ? static_cast<float>(options_.weight_decay)
                         : 0.0F},
                    parameter.device());

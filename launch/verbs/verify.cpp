@@ -68,6 +68,9 @@ int check_all(const Config& config, const ModelSpec& spec, const BatchShape& bat
               DType compute) {
   int faults = 0;
   const std::vector<ParallelLayout> layouts = all_layouts(config.parallel.layout, spec, batch, ranks);
+  if (layouts.empty())
+    fail_usage("no layout of {} ranks fits this config; global_batch has {} microbatches", ranks,
+               batch.microbatches());
   for (const ParallelLayout& layout : layouts) {
     verify::Small small;
     const verify::Comparison result = check(config, spec, layout, compute, small);
@@ -77,9 +80,6 @@ int check_all(const Config& config, const ModelSpec& spec, const BatchShape& bat
     faults += result.fault ? 1 : 0;
   }
   std::printf("%zu layouts of %d ranks, %d at fault\n", layouts.size(), ranks, faults);
-  if (layouts.empty())
-    fail_usage("no layout of {} ranks fits this config; global_batch has {} microbatches", ranks,
-               batch.microbatches());
   return faults == 0 ? 0 : 1;
 }
 

@@ -80,13 +80,12 @@ class Comparer {
     first_weights();
     coverage();
     activations();
-    scalars("loss", one_.losses, many_.losses, result_.loss, 1);
-    balance_terms();
+    losses(1);
     gradients();
-    scalars("gradient norm", one_.norms, many_.norms, result_.norm, 1);
+    norms(1);
     updates(one_.updated, many_.updated, 1);
-    scalars("loss", one_.losses, many_.losses, result_.loss, subject_.steps);
-    scalars("gradient norm", one_.norms, many_.norms, result_.norm, subject_.steps);
+    losses(subject_.steps);
+    norms(subject_.steps);
     updates(one_.weights, many_.weights, subject_.steps);
     choices();
     for (const auto& [group, row] : rows_) result_.rows.push_back(row);
@@ -141,26 +140,28 @@ class Comparer {
     }
   }
 
-  void scalars(const char* what, const std::vector<double>& one, const std::vector<double>& many,
-               double& worst, int steps) {
+  // The worst relative difference of the first `steps`.
+  double scalars(const char* what, const std::vector<double>& one, const std::vector<double>& many, int steps,
+                 double allowed) {
+    double worst = 0;
     for (std::size_t i = 0; i < static_cast<std::size_t>(steps); ++i) {
       const double r = relative(one[i], many[i]);
       worst = std::max(worst, r);
-      if (!(r <= result_.allowed)) {
-        const std::string guess =
-            r > 1e-3 && one[i] != 0 ? ": " + factor_text(many[i] / one[i], layout_.mesh) : "";
-        fault(what, fmt::format("of step {} is {:.9g}; one rank has {:.9g}{}", i, many[i], one[i], guess));
-      }
+      if (r <= allowed) continue;
+      const std::string guess =
+          r > 1e-3 && one[i] != 0 ? ": " + factor_text(many[i] / one[i], layout_.mesh) : "";
+      fault(what, fmt::format("of step {} is {:.9g}; one rank has {:.9g}{}", i, many[i], one[i], guess));
     }
+    return worst;
   }
 
-  // Reported only, and summed as ranks come: rounding is no fault, whatever the layout promises.
-  void balance_terms() {
-    for (std::size_t i = 0; i < one_.balances.size(); ++i)
-      if (!(relative(one_.balances[i], many_.balances[i]) <= allowed_difference(subject_)))
-        fault("balance term",
-              fmt::format("of step {} is {:.9g}; one rank has {:.9g}: {}", i, many_.balances[i],
-                          one_.balances[i], factor_text(many_.balances[i] / one_.balances[i], layout_.mesh)));
+  void losses(int steps) {
+    result_.loss = scalars("loss", one_.losses, many_.losses, steps, result_.allowed);
+    // Reported only, and summed as ranks come: rounding is no fault, whatever the layout promises.
+    scalars("balance term", one_.balances, many_.balances, steps, allowed_difference(subject_));
+  }
+  void norms(int steps) {
+    result_.norm = scalars("gradient norm", one_.norms, many_.norms, steps, result_.allowed);
   }
 
   // Backward meets tensors from the end.

@@ -12,11 +12,6 @@
 namespace tessera::testing_ops {
 namespace {
 
-using Tensors = std::vector<Tensor>;
-using Inputs = std::span<const Tensor>;
-using Weights = std::span<Parameter* const>;
-using Values = std::span<const Array>;
-
 Array softmax_rows(const Array& logits, std::size_t experts) {
   Array p = logits;
   for (std::size_t row = 0; row < p.size(); row += experts) {

@@ -9,11 +9,6 @@
 namespace tessera::testing_ops {
 namespace {
 
-using Tensors = std::vector<Tensor>;
-using Inputs = std::span<const Tensor>;
-using Weights = std::span<Parameter* const>;
-using Values = std::span<const Array>;
-
 OpCase embedding_case() {
   std::vector<std::int32_t> tokens;
   for (std::int32_t i = 0; i < 3 * 29; ++i) tokens.push_back(i * i % 19);  // repeats some, leaves some out

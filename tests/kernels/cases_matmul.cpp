@@ -5,11 +5,6 @@
 namespace tessera::testing_ops {
 namespace {
 
-using Tensors = std::vector<Tensor>;
-using Inputs = std::span<const Tensor>;
-using Weights = std::span<Parameter* const>;
-using Values = std::span<const Array>;
-
 Array product(const Array& x, const Array& w, std::size_t in, std::size_t out) {
   const std::size_t rows = x.size() / in;
   Array y(rows * out);

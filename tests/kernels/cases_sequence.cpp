@@ -10,11 +10,6 @@
 namespace tessera::testing_ops {
 namespace {
 
-using Tensors = std::vector<Tensor>;
-using Inputs = std::span<const Tensor>;
-using Weights = std::span<Parameter* const>;
-using Values = std::span<const Array>;
-
 OpCase rms_norm_case(const std::string& name, Shape shape, bool strided) {
   return {.name = name,
           .inputs = {{.name = "x", .shape = shape, .strided = strided, .scale = 2}},

@@ -75,7 +75,7 @@ Tensor make(const CaseInput& input, DType dtype, Device& device) {
   return heads ? view.split_last(input.shape[2]) : view;
 }
 
-struct Values {
+struct CaseValues {
   Arrays inputs;      // then parameters
   Arrays cotangents;  // of the outputs
 };
@@ -87,7 +87,7 @@ struct Results {
 };
 
 // The op forward, and backward twice, the second time into gradients that are kept. `values` null: on meta.
-Results run(const OpCase& test, DType dtype, Device& device, const Values* values) {
+Results run(const OpCase& test, DType dtype, Device& device, const CaseValues* values) {
   Results results;
   std::vector<Tensor> leaves;
   std::vector<std::unique_ptr<Parameter>> owned;
@@ -137,10 +137,10 @@ Results run(const OpCase& test, DType dtype, Device& device, const Values* value
   return results;
 }
 
-Values draw(const OpCase& test, DType dtype) {
+CaseValues draw(const OpCase& test, DType dtype) {
   std::mt19937_64 generator(test_seed());
   std::normal_distribution<double> normal;
-  Values values;
+  CaseValues values;
   for (const auto* list : {&test.inputs, &test.parameters})
     for (const CaseInput& input : *list) {
       Array array(static_cast<std::size_t>(input.shape.numel()));
@@ -184,7 +184,7 @@ void compare(const Array& got, const Array& want, double tolerance, const std::s
   }
 }
 
-double objective(const OpCase& test, const Values& values) {
+double objective(const OpCase& test, const CaseValues& values) {
   const Arrays outputs = test.reference(values.inputs);
   double total = 0;
   for (std::size_t i = 0; i < outputs.size(); ++i)
@@ -193,8 +193,8 @@ double objective(const OpCase& test, const Values& values) {
 }
 
 // Central differences of the double reference; step 1e-5 leaves errors near 1e-10.
-void check_gradient(const OpCase& test, Values& values, std::size_t which, const Array& got, double tolerance,
-                    const std::string& what) {
+void check_gradient(const OpCase& test, CaseValues& values, std::size_t which, const Array& got,
+                    double tolerance, const std::string& what) {
   ASSERT_EQ(got.size(), values.inputs[which].size()) << what;
   std::mt19937_64 generator(test_seed() + which);
   const double top = largest(got);
@@ -251,7 +251,7 @@ void GuardedDevice::do_release(void* address, std::size_t bytes) noexcept {
 void check_case(const OpCase& test, DType dtype) {
   SCOPED_TRACE(test.name + " in " + std::string(name(dtype)) +
                ", TESSERA_TEST_SEED=" + std::to_string(test_seed()));
-  Values values = draw(test, dtype);
+  CaseValues values = draw(test, dtype);
   GuardedDevice one(1);
   GuardedDevice three(3);
   const Results a = run(test, dtype, one, &values);
@@ -297,7 +297,7 @@ std::set<std::string> slots_used(const OpCase& test) {
   std::set<std::string> used;
   for (const DType dtype : {DType::f32, DType::bf16}) {
     if (dtype == DType::bf16 && !test.bf16) continue;
-    const Values values = draw(test, dtype);
+    const CaseValues values = draw(test, dtype);
     GuardedDevice device(1);
     run(test, dtype, device, &values);
     for (const auto& [slot, candidate] : device.chosen_kernels) used.insert(slot);

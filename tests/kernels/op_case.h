@@ -22,6 +22,11 @@ namespace tessera::testing_ops {
 
 using Array = std::vector<double>;
 using Arrays = std::vector<Array>;
+// What cases' functions take and give.
+using Tensors = std::vector<Tensor>;
+using Inputs = std::span<const Tensor>;
+using Weights = std::span<Parameter* const>;
+using Values = std::span<const Array>;
 
 struct CaseInput {
   std::string name;

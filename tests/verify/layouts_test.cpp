@@ -28,15 +28,18 @@ INSTANTIATE_TEST_SUITE_P(Models, Layouts,
                            return std::string(tested.param.first) + (tested.param.second ? "Tied" : "Untied");
                          });
 
-// Of a mixture whose experts are all alike the loads are even, and the term of the classic form near k.
-TEST(Experts, LoadsAndBalanceAreReportedAlikeUnderAnyLayout) {
+TEST(Experts, LossAndBalanceAreReportedAlikeUnderAnyLayout) {
   const Subject subject = subject_of("qwen3_moe", false);
   const Record one = run(subject, {});
   ParallelLayout layout;
   layout.mesh = {2, 2, 1, 2, 4, 1};
   layout.zero = 3;
   const Record many = run(subject, layout, &one.choices);
-  for (std::size_t i = 0; i < one.losses.size(); ++i) EXPECT_NEAR(one.losses[i], many.losses[i], 1e-5);
+  for (std::size_t i = 0; i < one.losses.size(); ++i) {
+    EXPECT_NEAR(one.losses[i], many.losses[i], 1e-5);
+    EXPECT_GT(one.balances[i], 0);
+    EXPECT_NEAR(one.balances[i], many.balances[i], 1e-6);
+  }
   EXPECT_GT(one.choices.size(), 0U);
 }
 

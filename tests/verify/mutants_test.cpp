@@ -57,10 +57,10 @@ std::vector<Mutant> mutants() {
       {"gradient_overwritten", "qwen3", mesh(2, 1, 1, 1), "final_norm.weight"},
       {"owned_rows_off_by_one", "qwen3", mesh(1, 2, 1, 1, 1, 1, 2), "head.weight"},
       {"new_weights_not_published", "qwen3", mesh(1, 2, 1, 1, 1, 1, 1), "embedding"},
-      {"decay_on_norms", "qwen3", mesh(1, 2, 1, 1, 1, 1, 1), "layers.0.attention_norm.weight"},
+      {"decay_on_norms", "qwen3", mesh(1, 2, 1, 1, 1, 1, 2), "layers.0.attention_norm.weight"},
       {"expert_rows_to_wrong_places", "qwen3_moe", mesh(1, 2, 1, 1, 2), "layers.0.ffn"},
       {"expert_sum_doubled", "qwen3_moe", mesh(1, 1, 1, 2, 1, 2), "layers.0.ffn"},
-      {"experts_not_reduced", "qwen3_moe", mesh(1, 2, 1, 1), "layers.0.ffn.experts"},
+      {"experts_not_reduced", "qwen3_moe", mesh(1, 2, 1, 1), "layers.7.ffn.experts"},
       {"balance_scaled_by_ranks", "qwen3_moe", mesh(1, 2, 1, 1), "balance term"},
       {"counts_not_summed", "qwen3_moe", mesh(1, 1, 1, 2), "balance term"},
   };
