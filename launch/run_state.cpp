@@ -1,6 +1,7 @@
 #include "launch/run_state.h"
 
 #include <algorithm>
+#include <deque>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/retention.h"
@@ -76,9 +77,16 @@ std::string RankCoordination::broadcast_text(const std::string& text) {
 void save_run(const Config& config, const RunPosition& position, const Engine& engine,
               const ModelDescription& description, ProcessGroup& ranks) {
   std::vector<StateSlice> mine;
+  std::deque<std::vector<float>> copies;  // of what is not in host memory
   for (const Engine::Owned& part : engine.owned())
     for_each_state(part, [&](const char* state, const Tensor& values) {
-      mine.push_back({part.name, state, DType::f32, dims_of(part.global), slab_of(part), values.raw()});
+      const void* data = values.raw();
+      if (values.device().kind() != DeviceKind::cpu) {
+        std::vector<float>& copy = copies.emplace_back(static_cast<std::size_t>(values.numel()));
+        values.to_host(copy.data());
+        data = copy.data();
+      }
+      mine.push_back({part.name, state, DType::f32, dims_of(part.global), slab_of(part), data});
     });
   RankCoordination coordination(ranks);
   save_checkpoint(config.checkpoint.dir, position.step, mine,
@@ -127,7 +135,13 @@ void load_run(const SavedRun& saved, Engine& engine) {
       if (info->shape != dims_of(part.global) || info->dtype != DType::f32)
         fail("checkpoint '{}': tensor '{}' has another shape than the model's {}", checkpoint.path().string(),
              part.name, part.global.text());
-      checkpoint.read(part.name, state, slab_of(part), values.raw());
+      if (values.device().kind() == DeviceKind::cpu) {
+        checkpoint.read(part.name, state, slab_of(part), values.raw());
+        return;
+      }
+      std::vector<float> host(static_cast<std::size_t>(values.numel()));
+      checkpoint.read(part.name, state, slab_of(part), host.data());
+      values.device().copy(values.raw(), host.data(), values.bytes());
     });
   engine.weights_changed();
   engine.optimizer().set_steps(saved.position.optimizer_steps);

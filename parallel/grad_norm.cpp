@@ -7,19 +7,10 @@
 #include <tuple>
 
 #include "core/base/mutant.h"
-#include "core/tensor/device.h"
+#include "core/tensor/reductions.h"
 
 namespace tessera {
 namespace {
-
-double squares(const float* x, std::int64_t n) {
-  double lane[8] = {};
-  std::int64_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    for (int j = 0; j < 8; ++j) lane[j] += static_cast<double>(x[i + j]) * static_cast<double>(x[i + j]);
-  for (int j = 0; i < n; ++i, ++j) lane[j] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
-}
 
 // Where a run lies in its logical tensor, and how many blocks it has: what decides the order of sums.
 struct Place {
@@ -63,26 +54,20 @@ GradientNorm::GradientNorm(const std::vector<SegmentOf>& segments, ProcessGroup*
 }
 
 std::vector<double> GradientNorm::own_sums() const {
-  struct Block {
-    const float* data;
-    std::int64_t count;
-  };
-  std::vector<Block> blocks;
+  std::int64_t count = 0;
+  for (const Run& run : runs_) count += run.blocks;
+  std::vector<double> host(static_cast<std::size_t>(count));
+  if (runs_.empty()) return host;
+  const Tensor sums = Tensor::empty({count}, DType::f64, runs_[0].parameter->device());
+  std::int64_t begin = 0;
   for (const Run& run : runs_) {
-    const std::int64_t columns = run.parameter->columns();
-    const float* values = run.parameter->owned_gradient().data<float>() +
-                          (run.rows.begin - run.parameter->owned().begin) * columns;
-    for (std::int64_t row = 0; row < run.rows.size(); row += norm_block_rows)
-      blocks.push_back({values + row * columns, std::min(norm_block_rows, run.rows.size() - row) * columns});
+    const Tensor rows = run.parameter->owned_gradient().narrow(
+        0, run.rows.begin - run.parameter->owned().begin, run.rows.size());
+    square_sums(rows, norm_block_rows * run.parameter->columns(), sums.narrow(0, begin, run.blocks));
+    begin += run.blocks;
   }
-  std::vector<double> sums(blocks.size());
-  if (blocks.empty()) return sums;
-  runs_[0].parameter->device().threads().parallel_for(
-      static_cast<std::int64_t>(blocks.size()), [&](std::int64_t i) {
-        const Block& block = blocks[static_cast<std::size_t>(i)];
-        sums[static_cast<std::size_t>(i)] = squares(block.data, block.count);
-      });
-  return sums;
+  sums.to_host(host.data());
+  return host;
 }
 
 double GradientNorm::operator()() const {

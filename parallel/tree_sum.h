@@ -10,20 +10,12 @@
 #include <span>
 #include <vector>
 
-#include "core/tensor/tensor.h"
+#include "core/tensor/reductions.h"
 
 namespace tessera {
 
-// Where the tree over [0, n), n > 1, splits.
-std::int64_t tree_split(std::int64_t n);
-
 // The tree's sum of a few numbers, in double.
 double tree_sum(std::span<const double> values);
-
-// out[i] = the tree's sum of parts[0][i] … parts[n−1][i]; `out` may be one of the parts.
-void tree_sum(std::span<const float* const> parts, float* out, std::int64_t count);
-// The same of bf16 numbers, in fp32, rounded once.
-void tree_sum(std::span<const bf16* const> parts, bf16* out, std::int64_t count);
 
 // Whether rounds of `ranks` leaves, one of each, are subtrees of `groups` leaves.
 bool rounds_are_subtrees(std::int64_t groups, std::int64_t ranks);

@@ -40,13 +40,15 @@ DType dtype_from_name(std::string_view name);
 struct bf16 {
   std::uint16_t raw = 0;
   bf16() = default;
-  explicit bf16(float value) {
+  constexpr explicit bf16(float value) {
     const std::uint32_t u = std::bit_cast<std::uint32_t>(value);
     const std::uint32_t rounded = (u + 0x7fffU + ((u >> 16) & 1U)) >> 16;
     const std::uint32_t quiet = (u >> 16) | 0x40U;
     raw = static_cast<std::uint16_t>((u & 0x7fffffffU) > 0x7f800000U ? quiet : rounded);
   }
-  explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(raw) << 16); }
+  constexpr explicit operator float() const {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(raw) << 16);
+  }
 };
 
 // IEEE half precision, for files only: no kernel computes in it.

@@ -16,13 +16,6 @@ std::array<DeviceFactory, kinds>& factories() {
   return table;
 }
 
-class EagerStream : public Stream {
- public:
-  void synchronize() override {}
-  std::uint64_t record() override { return 0; }
-  void wait(std::uint64_t) override {}
-};
-
 class MetaDevice : public Device {
  public:
   explicit MetaDevice(DeviceOptions options) : Device(DeviceKind::meta, options) {}
@@ -51,6 +44,10 @@ const char* name(DeviceKind kind) {
 Device::Device(DeviceKind kind, DeviceOptions options)
     : kind_(kind), options_(options), threads_(std::max(1, options.threads)) {}
 Device::~Device() = default;
+
+std::unique_ptr<Stream> Device::make_stream(bool) {
+  return std::make_unique<EagerStream>();
+}
 
 void* Device::allocate(std::size_t bytes) {
   if (bytes == 0) return nullptr;

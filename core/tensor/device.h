@@ -35,9 +35,17 @@ struct MemoryCounters {
 class Stream {
  public:
   virtual ~Stream() = default;
-  virtual void synchronize() = 0;              // returns when all work given to it is done
-  virtual std::uint64_t record() = 0;          // an event: a mark after the work given so far
-  virtual void wait(std::uint64_t event) = 0;  // later work on this stream starts after that mark
+  virtual void synchronize() = 0;      // returns when all work given to it is done
+  virtual std::uint64_t record() = 0;  // an event: a mark after the work given so far
+  virtual void wait(
+      std::uint64_t event) = 0;  // later work on this stream starts after that mark of any stream
+};
+
+class EagerStream : public Stream {
+ public:
+  void synchronize() override {}
+  std::uint64_t record() override { return 0; }
+  void wait(std::uint64_t) override {}
 };
 
 class Device {
@@ -50,13 +58,17 @@ class Device {
   DeviceKind kind() const { return kind_; }
   int ordinal() const { return options_.ordinal; }
   ThreadPool& threads() { return threads_; }
+  // Where kernels run, copies and zeroing included.
   virtual Stream& stream() = 0;
+  // One more, whose work may overlap; an `urgent` one goes first. The device outlives it.
+  virtual std::unique_ptr<Stream> make_stream(bool urgent);
 
   // 64-byte aligned, uninitialised; nullptr on meta and for 0 bytes. Throws Error when memory is exhausted,
   // with what is in use.
   void* allocate(std::size_t bytes);
   void release(void* address, std::size_t bytes) noexcept;
-  // Between memory of this device, or this device and the host.
+  // Between memory of this device, or this device and the host, in the order of stream(). On return host
+  // memory copied from may be changed, and host memory copied to holds its data.
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void zero(void* address, std::size_t bytes) = 0;
 

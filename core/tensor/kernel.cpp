@@ -20,10 +20,10 @@ const std::vector<const KernelSlot*>& KernelSlot::all() {
   return registry();
 }
 
-bool KernelSlot::allowed(const Device& device, const std::string& candidate) const {
-  if (device.wished_kernels.empty()) return true;
+bool KernelSlot::allowed(const Device& device, const std::string& candidate, bool on_request) const {
+  if (device.wished_kernels.empty()) return !on_request;
   const auto wish = device.wished_kernels.find(name_);
-  return wish == device.wished_kernels.end() || wish->second == candidate;
+  return wish == device.wished_kernels.end() ? !on_request : wish->second == candidate;
 }
 
 void KernelSlot::note_choice(Device& device, const std::string& candidate) const {
@@ -36,7 +36,8 @@ void KernelSlot::no_candidate(const Device& device) const {
   std::string have;
   for (const Entry& entry : entries_)
     if (entry.device == device.kind()) have += (have.empty() ? "" : ", ") + entry.candidate;
-  fail("no kernel for op '{}' on device {}{}; this build has: {}", name_, tessera::name(device.kind()),
+  fail("no kernel for op '{}' on device {}{} takes these sizes; this build has: {} (config key `kernels`)",
+       name_, tessera::name(device.kind()),
        wish == device.wished_kernels.end() ? "" : " named '" + wish->second + "'",
        have.empty() ? "none" : have);
 }

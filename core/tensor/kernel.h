@@ -36,8 +36,9 @@ class KernelSlot {
 
  protected:
   explicit KernelSlot(std::string name);
-  // Notes the choice in device.chosen_kernels; true if `candidate` is the one wished for, or none is.
-  bool allowed(const Device& device, const std::string& candidate) const;
+  // True if `candidate` is the one wished for, or none is and it does not wait for that.
+  bool allowed(const Device& device, const std::string& candidate, bool on_request) const;
+  // In device.chosen_kernels.
   void note_choice(Device& device, const std::string& candidate) const;
   [[noreturn]] void no_candidate(const Device& device) const;
   std::vector<Entry> entries_;
@@ -56,6 +57,7 @@ class Kernel : public KernelSlot {
     bool (*can_run)(const Args&) = nullptr;                 // absent: always
     std::size_t (*workspace_bytes)(const Args&) = nullptr;  // absent: none; must not read tensor data
     bool deterministic = true;
+    bool on_request = false;  // runs only where device.wished_kernels names it
   };
 
   explicit Kernel(std::string name) : KernelSlot(std::move(name)) {}
@@ -69,7 +71,7 @@ class Kernel : public KernelSlot {
   void operator()(const Args& args, Device& device) const {
     const DeviceKind kind = device.kind() == DeviceKind::meta ? DeviceKind::cpu : device.kind();
     for (const Candidate& candidate : candidates_) {
-      if (candidate.device != kind || !allowed(device, candidate.name)) continue;
+      if (candidate.device != kind || !allowed(device, candidate.name, candidate.on_request)) continue;
       if (candidate.can_run != nullptr && !candidate.can_run(args)) continue;
       const std::size_t bytes = candidate.workspace_bytes == nullptr ? 0 : candidate.workspace_bytes(args);
       const Storage scratch(device, bytes);

@@ -6,6 +6,7 @@
 #include <array>
 #include <dnnl.hpp>
 #include <map>
+#include <vector>
 
 #include "core/base/error.h"
 
@@ -47,6 +48,37 @@ struct Matmul {
   dnnl::matmul primitive;
   dnnl::memory::desc a, b, c;
 };
+
+// oneDNN multiplies bf16 from AVX-512 on.
+bool multiplies_bf16() {
+  static const bool can = dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core;
+  return can;
+}
+
+// Rows of bf16, `count` of `width`, as fp32 without gaps.
+void widen(const bf16* from, std::int64_t count, std::int64_t width, std::int64_t stride, float* to) {
+  for (std::int64_t row = 0; row < count; ++row)
+    for (std::int64_t i = 0; i < width; ++i) to[row * width + i] = static_cast<float>(from[row * stride + i]);
+}
+
+// What other processors do instead: products of bf16 numbers are exact in fp32, so only the order of sums
+// differs.
+void gemm_tile_widened(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k,
+                       const bf16* a, std::int64_t lda, const bf16* b, std::int64_t ldb, bool accumulate,
+                       DType c_dtype, void* c, std::int64_t ldc) {
+  thread_local std::vector<float> wide_a, wide_b, wide_c;
+  wide_a.resize(static_cast<std::size_t>(m * k));
+  wide_b.resize(static_cast<std::size_t>(k * n));
+  widen(a, transpose_a ? k : m, transpose_a ? m : k, lda, wide_a.data());
+  widen(b, transpose_b ? n : k, transpose_b ? k : n, ldb, wide_b.data());
+  const bool in_place = c_dtype == DType::f32;
+  if (!in_place) wide_c.resize(static_cast<std::size_t>(m * n));
+  float* out = in_place ? static_cast<float*>(c) : wide_c.data();
+  gemm_tile(transpose_a, transpose_b, m, n, k, 1.0F, wide_a.data(), transpose_a ? m : k, wide_b.data(),
+            transpose_b ? k : n, accumulate ? 1.0F : 0.0F, out, in_place ? ldc : n);
+  for (std::int64_t row = 0; row < m && !in_place; ++row)
+    for (std::int64_t i = 0; i < n; ++i) static_cast<bf16*>(c)[row * ldc + i] = bf16(out[row * n + i]);
+}
 
 enum class Output : std::int64_t { f32, f32_added, bf16 };
 
@@ -92,6 +124,10 @@ void gemm_tile_bf16(bool transpose_a, bool transpose_b, std::int64_t m, std::int
                     const bf16* a, std::int64_t lda, const bf16* b, std::int64_t ldb, bool accumulate,
                     DType c_dtype, void* c, std::int64_t ldc) {
   prepare_thread();
+  if (!multiplies_bf16()) {
+    gemm_tile_widened(transpose_a, transpose_b, m, n, k, a, lda, b, ldb, accumulate, c_dtype, c, ldc);
+    return;
+  }
   const Output output = accumulate ? Output::f32_added : c_dtype == DType::bf16 ? Output::bf16 : Output::f32;
   const Matmul& matmul =
       matmul_of({m, n, k, transpose_a, transpose_b, lda, ldb, ldc, static_cast<std::int64_t>(output)});

@@ -14,13 +14,6 @@ namespace {
 
 constexpr std::size_t huge_page = std::size_t{1} << 21;
 
-class EagerStream : public Stream {
- public:
-  void synchronize() override {}
-  std::uint64_t record() override { return 0; }
-  void wait(std::uint64_t) override {}
-};
-
 // Steps allocate the same sizes again and again: freed blocks wait in lists by size, so pages are faulted in
 // once.
 class CpuDevice : public Device {

@@ -80,9 +80,11 @@ void Collector::add_copy(Record& record, const std::string& name, const Shape& s
   }
   const std::int64_t width = shape.rank() == 2 ? shape[1] : 1;
   const std::int64_t columns = values.rank() == 2 ? values.size(1) : 1;
+  std::vector<float> host(static_cast<std::size_t>(values.numel()));
+  values.to_host(host.data());
   for (std::int64_t i = 0; i < values.numel(); ++i) {
     float& known = whole.values[static_cast<std::size_t>((row + i / columns) * width + column + i % columns)];
-    const float value = values.data<float>()[i];
+    const float value = host[static_cast<std::size_t>(i)];
     if (std::isnan(known)) known = value;
     if (known == value) continue;
     record.disagreed.push_back(name);

@@ -31,12 +31,15 @@ void perturb(const Subject& subject, Engine& engine) {
     const Key key(subject.seed, part.name + " perturbed");
     const std::int64_t width = part.global.rank() == 2 ? part.global[1] : 1;
     const std::int64_t columns = part.weight.numel() / part.weight.size(0);
+    std::vector<float> values(static_cast<std::size_t>(part.weight.numel()));
+    std::vector<float> noise(static_cast<std::size_t>(columns));
+    part.weight.to_host(values.data());
     for (std::int64_t row = 0; row < part.weight.size(0); ++row) {
-      std::vector<float> noise(static_cast<std::size_t>(columns));
       fill_normal(noise, key, 0.05F, static_cast<std::uint64_t>((part.row + row) * width + part.column));
       for (std::int64_t i = 0; i < columns; ++i)
-        part.weight.data<float>()[row * columns + i] += noise[static_cast<std::size_t>(i)];
+        values[static_cast<std::size_t>(row * columns + i)] += noise[static_cast<std::size_t>(i)];
     }
+    part.weight.device().copy(part.weight.raw(), values.data(), part.weight.bytes());
   }
   engine.weights_changed();
 }

@@ -6,12 +6,10 @@
 #include <cstring>
 
 #include "core/tensor/device.h"
-#include "parallel/tree_sum.h"
+#include "core/tensor/reductions.h"
 
 namespace tessera {
 namespace {
-
-constexpr std::int64_t sum_grain = 1 << 15;
 
 // `x` flat, in `parts` equal parts.
 std::vector<Tensor> equal_parts(const Tensor& x, int parts) {
@@ -33,15 +31,6 @@ std::vector<Tensor> line_parts(const Tensor& x, int parts) {
     result.push_back(flat.narrow(0, begin, end - begin));
   }
   return result;
-}
-
-template <class T>
-void sum_received(const Tensor& received, const Tensor& out, int ranks) {
-  out.device().threads().parallel_blocks(out.numel(), sum_grain, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<const T*> parts;
-    for (int r = 0; r < ranks; ++r) parts.push_back(received.data<T>() + r * out.numel() + begin);
-    tree_sum(parts, out.data<T>() + begin, end - begin);
-  });
 }
 
 }  // namespace
@@ -79,11 +68,8 @@ void ProcessGroup::reduce_scatter(const Tensor& out, std::span<const Tensor> in)
   assert(in[static_cast<std::size_t>(rank_)].numel() == out.numel());
   const DType dtype = out.dtype();
   const Tensor received = Tensor::empty({size_ * out.numel()}, dtype, out.device());
-  exchange({"reduce_scatter", dtype, -1}, equal_parts(received, size_), in);
-  if (dtype == DType::bf16)
-    sum_received<bf16>(received, out, size_);
-  else
-    sum_received<float>(received, out, size_);
+  exchange({"reduce_scatter", dtype, -1, &out.device()}, equal_parts(received, size_), in);
+  tree_sum(equal_parts(received, size_), out);
 }
 
 void ProcessGroup::all_reduce(const Tensor& x) {
@@ -97,25 +83,26 @@ void ProcessGroup::all_reduce(const Tensor& x) {
 void ProcessGroup::all_gather(const Tensor& out, const Tensor& in) {
   assert(out.numel() == in.numel() * size_ && out.dtype() == in.dtype());
   count("all_gather", in.bytes() * static_cast<std::size_t>(size_ - 1));
-  do_all_gather({"all_gather", in.dtype(), in.numel()}, out.raw(), in.raw(), in.bytes());
+  do_all_gather({"all_gather", in.dtype(), in.numel(), &in.device()}, out.raw(), in.raw(), in.bytes());
 }
 
 void ProcessGroup::all_gather(std::span<const Tensor> out, const Tensor& in) {
-  exchange({"all_gather", in.dtype(), -1}, out, std::vector<Tensor>(out.size(), in));
+  exchange({"all_gather", in.dtype(), -1, &in.device()}, out, std::vector<Tensor>(out.size(), in));
 }
 
 void ProcessGroup::all_to_all(const Tensor& out, const Tensor& in) {
   assert(out.numel() == in.numel() && in.numel() % size_ == 0);
-  exchange({"all_to_all", in.dtype(), in.numel()}, equal_parts(out, size_), equal_parts(in, size_));
+  exchange({"all_to_all", in.dtype(), in.numel(), &in.device()}, equal_parts(out, size_),
+           equal_parts(in, size_));
 }
 
 void ProcessGroup::all_to_all(std::span<const Tensor> out, std::span<const Tensor> in) {
-  exchange({"all_to_all", in[0].dtype(), -1}, out, in);
+  exchange({"all_to_all", in[0].dtype(), -1, &in[0].device()}, out, in);
 }
 
 void ProcessGroup::broadcast(const Tensor& x, int root) {
   if (rank_ == root) count("broadcast", x.bytes() * static_cast<std::size_t>(size_ - 1));
-  do_broadcast({"broadcast", x.dtype(), x.numel()}, x.raw(), x.bytes(), root);
+  do_broadcast({"broadcast", x.dtype(), x.numel(), &x.device()}, x.raw(), x.bytes(), root);
 }
 
 void ProcessGroup::barrier() {
@@ -124,11 +111,11 @@ void ProcessGroup::barrier() {
 
 void ProcessGroup::send(const Tensor& x, int to, int tag) {
   count("send", x.bytes());
-  do_send({"send", x.dtype(), x.numel()}, x.raw(), x.bytes(), to, tag);
+  do_send({"send", x.dtype(), x.numel(), &x.device()}, x.raw(), x.bytes(), to, tag);
 }
 
 void ProcessGroup::recv(const Tensor& x, int from, int tag) {
-  do_recv({"send", x.dtype(), x.numel()}, x.raw(), x.bytes(), from, tag);
+  do_recv({"send", x.dtype(), x.numel(), &x.device()}, x.raw(), x.bytes(), from, tag);
 }
 
 std::unique_ptr<ProcessGroup> ProcessGroup::split(int color, int key) {

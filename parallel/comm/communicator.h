@@ -2,8 +2,8 @@
 //
 // Every member but send, recv and abort is collective: all ranks call it, in one order, with tensors of equal
 // dtype and size; `local` always checks that, `mpi` when TESSERA_CHECK_COLLECTIVES is set. Tensors are
-// contiguous and in host memory. An object belongs to its rank's thread. A rank that fails wakes the others,
-// whose calls throw PeerFailed.
+// contiguous, on this rank's device. An object belongs to its rank's thread. A rank that fails wakes the
+// others, whose calls throw PeerFailed.
 #pragma once
 
 #include <cstddef>
@@ -95,13 +95,13 @@ class ProcessGroup {
     const char* collective;
     DType dtype;
     std::int64_t elements;
+    Device* device = nullptr;  // where the data is; null: host memory
     bool operator==(const Call& other) const {
       return std::string_view(collective) == other.collective && dtype == other.dtype &&
              elements == other.elements;
     }
     std::string text() const;
   };
-  virtual void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) = 0;
   // What goes to, or comes from, one rank.
   struct Outgoing {
     const void* data;
@@ -111,6 +111,8 @@ class ProcessGroup {
     void* data;
     std::size_t bytes;
   };
+  // Data is where call.device says.
+  virtual void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) = 0;
   virtual void do_all_to_all(const Call& call, std::span<const Incoming> out,
                              std::span<const Outgoing> in) = 0;
   virtual void do_broadcast(const Call& call, void* data, std::size_t bytes, int root) = 0;

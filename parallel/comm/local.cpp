@@ -15,6 +15,7 @@
 #include <tuple>
 
 #include "core/base/log.h"
+#include "core/tensor/device.h"
 
 namespace tessera {
 namespace {
@@ -165,26 +166,24 @@ class World {
     hub_.wait(lock, changed_, member(rank), call, [&] { return round_ != round; });
   }
 
-  void put(int from, int to, int tag, std::string call, Buffer content) {
-    const auto* first = static_cast<const std::byte*>(content.data);
+  void put(int from, int to, int tag, std::string call, std::vector<std::byte> content) {
     const std::lock_guard lock(hub_.mutex);
     hub_.throw_if_failed();
-    mail_[{from, to, tag}].push_back({std::move(call), {first, first + content.bytes}});
+    mail_[{from, to, tag}].push_back({std::move(call), std::move(content)});
     changed_.notify_all();
   }
 
-  void take(int from, int to, int tag, const std::string& call, void* data, std::size_t bytes) {
+  std::vector<std::byte> take(int from, int to, int tag, const std::string& call) {
     std::unique_lock lock(hub_.mutex);
     auto& box = mail_[{from, to, tag}];
     hub_.wait(lock, changed_, member(to), fmt::format("{} from rank {}", call, member(from)),
               [&] { return !box.empty(); });
-    const Letter letter = std::move(box.front());
+    Letter letter = std::move(box.front());
     box.pop_front();
     if (letter.call != call)
       fail("ranks disagree: rank {} sends a {}, rank {} receives a {}", member(from), letter.call, member(to),
            call);
-    lock.unlock();
-    if (bytes > 0) std::memcpy(data, letter.bytes.data(), bytes);
+    return std::move(letter.bytes);
   }
 
   // The world of the ranks that gave `color` in the group's n-th split, made by whoever comes first.
@@ -225,7 +224,7 @@ class LocalGroup : public ProcessGroup {
  protected:
   void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) override {
     exchange(call, {{in, bytes}}, [&](int r, const Buffer& theirs) {
-      copy(static_cast<std::byte*>(out) + static_cast<std::size_t>(r) * bytes, theirs);
+      copy(call, static_cast<std::byte*>(out) + static_cast<std::size_t>(r) * bytes, theirs);
     });
   }
   void do_all_to_all(const Call& call, std::span<const Incoming> out, std::span<const Outgoing> in) override {
@@ -236,20 +235,24 @@ class LocalGroup : public ProcessGroup {
       if (place.bytes != theirs.bytes)
         fail("ranks disagree in {}: rank {} sends {} bytes, rank {} expects {}", call.text(),
              world_->member(r), theirs.bytes, world_->member(rank()), place.bytes);
-      copy(place.data, theirs);
+      copy(call, place.data, theirs);
     });
   }
   void do_broadcast(const Call& call, void* data, std::size_t bytes, int root) override {
     exchange(call, {{data, bytes}}, [&](int r, const Buffer& theirs) {
-      if (r == root && r != rank()) copy(data, theirs);
+      if (r == root && r != rank()) copy(call, data, theirs);
     });
   }
   void do_barrier() override { world_->meet(rank(), "barrier"); }
   void do_send(const Call& call, const void* data, std::size_t bytes, int to, int tag) override {
-    world_->put(rank(), to, tag, call.text(), {data, bytes});
+    std::vector<std::byte> content(bytes);
+    copy(call, content.data(), {data, bytes});
+    world_->put(rank(), to, tag, call.text(), std::move(content));
   }
   void do_recv(const Call& call, void* data, std::size_t bytes, int from, int tag) override {
-    world_->take(from, rank(), tag, call.text(), data, bytes);
+    const std::vector<std::byte> content = world_->take(from, rank(), tag, call.text());
+    assert(content.size() == bytes);
+    copy(call, data, {content.data(), bytes});
   }
   std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) override {
     std::vector<int> global;
@@ -261,16 +264,26 @@ class LocalGroup : public ProcessGroup {
   template <class Read>
   void exchange(const Call& call, std::vector<Buffer> mine, Read read) {
     world_->publish(rank(), {call.text(), std::move(mine)});
+    finish(call);  // what is shown to others must be there
     world_->meet(rank(), call.text());
     for (int r = 0; r < size(); ++r)
       if (world_->post(r).call != world_->post(0).call)
         fail("ranks disagree: rank {} calls {}, rank {} calls {}", world_->member(0), world_->post(0).call,
              world_->member(r), world_->post(r).call);
     for (int r = 0; r < size(); ++r) read(r, world_->post(r).to(rank()));
+    finish(call);  // others may change what was read
     world_->meet(rank(), call.text());
   }
-  static void copy(void* to, const Buffer& from) {
-    if (to != from.data && from.bytes > 0) std::memcpy(to, from.data, from.bytes);
+  static void finish(const Call& call) {
+    if (call.device != nullptr) call.device->stream().synchronize();
+  }
+  // Ranks of one process see each other's memory, on a GPU too.
+  static void copy(const Call& call, void* to, const Buffer& from) {
+    if (to == from.data || from.bytes == 0) return;
+    if (call.device == nullptr)
+      std::memcpy(to, from.data, from.bytes);
+    else
+      call.device->copy(to, from.data, from.bytes);
   }
   std::shared_ptr<World> world_;
   std::uint64_t splits_ = 0;

@@ -5,15 +5,11 @@
 #include "core/ops/swiglu.h"
 #include "core/optim/adamw.h"
 #include "core/tensor/elementwise.h"
+#include "core/tensor/reductions.h"
 #include "tests/kernels/op_case.h"
 
 namespace tessera::testing_ops {
 namespace {
-
-using Tensors = std::vector<Tensor>;
-using Inputs = std::span<const Tensor>;
-using Weights = std::span<Parameter* const>;
-using Values = std::span<const Array>;
 
 OpCase add_case() {
   return {.name = "add",
@@ -207,11 +203,57 @@ OpCase adamw_case() {
           .differentiable = false};
 }
 
+// Seven parts: a tree with a lopsided right half.
+OpCase tree_sum_case() {
+  OpCase test{.name = "tree_sum",
+              .inputs = {},
+              .parameters = {},
+              .op =
+                  [](Inputs x, Weights) {
+                    const Tensor out = Tensor::empty(x[0].shape(), x[0].dtype(), x[0].device());
+                    tree_sum(Tensors(x.begin(), x.end()), out);
+                    return Tensors{out};
+                  },
+              .reference =
+                  [](Values parts) {
+                    Array out(parts[0].size());
+                    for (const Array& part : parts)
+                      for (std::size_t i = 0; i < out.size(); ++i) out[i] += part[i];
+                    return Arrays{out};
+                  },
+              .terms = 7,
+              .differentiable = false};
+  for (int i = 0; i < 7; ++i) test.inputs.push_back({"part" + std::to_string(i), {1037}});
+  return test;
+}
+
+// Blocks of 100, the last of 37.
+OpCase square_sums_case() {
+  return {.name = "square_sums",
+          .inputs = {{"x", {1037}}},
+          .parameters = {},
+          .op =
+              [](Inputs x, Weights) {
+                const Tensor out = Tensor::empty({11}, DType::f64, x[0].device());
+                square_sums(x[0], 100, out);
+                return Tensors{out};
+              },
+          .reference =
+              [](Values v) {
+                Array out(11);
+                for (std::size_t i = 0; i < v[0].size(); ++i) out[i / 100] += v[0][i] * v[0][i];
+                return Arrays{out};
+              },
+          .bf16 = false,
+          .differentiable = false};
+}
+
 }  // namespace
 
 std::vector<OpCase> elementwise_cases() {
-  return {add_case(),    shared_case(),  split_case(), strided_copy_case(), split_unused_case(),
-          swiglu_case(), convert_case(), scale_case(), adamw_case()};
+  return {add_case(),          shared_case(),   split_case(),      strided_copy_case(),
+          split_unused_case(), swiglu_case(),   convert_case(),    scale_case(),
+          adamw_case(),        tree_sum_case(), square_sums_case()};
 }
 
 }  // namespace tessera::testing_ops

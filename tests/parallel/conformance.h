@@ -24,15 +24,15 @@ inline std::vector<float> random_values(int rank, std::int64_t n) {
 inline void check_sums(ProcessGroup& ranks, Device& device) {
   for (const std::int64_t n : {1, 7, 64, 1001}) {
     std::vector<std::vector<float>> all;
-    std::vector<const float*> parts;
+    std::vector<Tensor> parts;
     for (int r = 0; r < ranks.size(); ++r) all.push_back(random_values(r, n));
-    for (const auto& part : all) parts.push_back(part.data());
-    std::vector<float> expected(static_cast<std::size_t>(n));
-    tree_sum(parts, expected.data(), n);
+    for (const auto& part : all) parts.push_back(Tensor::from_host(part.data(), {n}, DType::f32, device));
+    const Tensor expected = Tensor::empty({n}, DType::f32, device);
+    tree_sum(parts, expected);
     const Tensor x =
         Tensor::from_host(all[static_cast<std::size_t>(ranks.rank())].data(), {n}, DType::f32, device);
     ranks.all_reduce(x);
-    for (std::int64_t i = 0; i < n; ++i) EXPECT_EQ(x.data<float>()[i], expected[static_cast<std::size_t>(i)]);
+    for (std::int64_t i = 0; i < n; ++i) EXPECT_EQ(x.data<float>()[i], expected.data<float>()[i]);
   }
   EXPECT_EQ(ranks.sum(ranks.rank() + 1), ranks.size() * (ranks.size() + 1) / 2);
   EXPECT_EQ(ranks.maximum(-ranks.rank()), 0);

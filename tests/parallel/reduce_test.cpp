@@ -30,12 +30,10 @@ TEST(TreeSum, RanksThatHoldSubtreesGiveTheBitsOfOne) {
     for (std::int64_t ranks = 1; ranks <= groups; ++ranks) {
       if (groups % ranks != 0) continue;
       std::vector<Tensor> sums;
-      std::vector<const float*> parts;
       for (std::int64_t r = 0; r < ranks; ++r) sums.push_back(block_sum(r * groups / ranks, groups / ranks));
-      for (const Tensor& sum : sums) parts.push_back(sum.data<float>());
-      std::vector<float> total(n);
-      tree_sum(parts, total.data(), n);
-      const bool same = std::memcmp(total.data(), alone.raw(), alone.bytes()) == 0;
+      const Tensor total = Tensor::empty({n}, DType::f32, *device);
+      tree_sum(sums, total);
+      const bool same = std::memcmp(total.raw(), alone.raw(), alone.bytes()) == 0;
       EXPECT_TRUE(same || !blocks_are_subtrees(groups, ranks))
           << groups << " groups on " << ranks << " ranks";
     }
