@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/model_source.h"
@@ -38,14 +39,22 @@ ModelSource open_from_checkpoint(const fs::path& path) {
   for (const char* name : release_attachments)
     if (const auto file = checkpoint.files().find(name); file != checkpoint.files().end())
       description.files.insert(*file);
-  for (const LogicalTensor& tensor : logical_tensors(description.release.spec)) {
+  const std::vector<LogicalTensor> tensors = logical_tensors(description.release.spec);
+  std::vector<std::string> beyond;
+  for (const TensorInfo& info : checkpoint.tensors())
+    if (info.state == "weight" &&
+        std::none_of(tensors.begin(), tensors.end(),
+                     [&](const LogicalTensor& tensor) { return tensor.name == info.name; }))
+      beyond.push_back(info.name);
+  for (const LogicalTensor& tensor : tensors) {
     const TensorInfo* const info = checkpoint.find(tensor.name, "weight");
     if (info == nullptr) fail("{}: tensor '{}' is missing", origin, tensor.name);
     if (info->shape != tensor.shape || info->dtype != DType::f32)
       fail("{}: tensor '{}' is {} {}; F32 {} is expected", origin, tensor.name, name(info->dtype),
            text(info->shape), text(tensor.shape));
   }
-  return {std::move(description), origin, std::make_shared<CheckpointReader>(std::move(checkpoint))};
+  return {std::move(description), origin, std::make_shared<CheckpointReader>(std::move(checkpoint)),
+          std::move(beyond)};
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/safetensors.h"
+#include "core/base/error.h"
 #include "core/base/mutant.h"
 #include "core/tensor/device.h"
 
@@ -68,10 +69,20 @@ std::optional<std::string> release_name(const Family& family, std::string_view l
 }
 
 ModelSource::ModelSource(ModelDescription description, std::string origin,
-                         std::shared_ptr<const Reader> reader)
+                         std::shared_ptr<const Reader> reader, std::vector<std::string> beyond)
     : description_(std::make_shared<const ModelDescription>(std::move(description))),
       origin_(std::move(origin)),
-      reader_(std::move(reader)) {}
+      reader_(std::move(reader)),
+      beyond_(std::move(beyond)) {}
+
+void ModelSource::require_nothing_beyond() const {
+  if (!beyond_.empty())
+    fail(
+        "'{}' chooses experts by '{}', trained with experts.balance: bias, and a {} model has no place for "
+        "it; "
+        "to use or publish the model, train on with another balance",
+        origin_, beyond_[0], description_->release.family->model_type);
+}
 
 void ModelSource::read(const LogicalTensor& tensor, std::int64_t first, std::int64_t rows,
                        std::span<float> out) const {
@@ -79,6 +90,7 @@ void ModelSource::read(const LogicalTensor& tensor, std::int64_t first, std::int
 }
 
 void load_parameters(Model& model, const ModelSource& source, DType rounded_to) {
+  source.require_nothing_beyond();
   std::vector<float> block;
   std::vector<std::byte> rounded;
   for (Parameter* parameter : model.parameters()) {

@@ -55,16 +55,21 @@ std::vector<LogicalTensor> logical_tensors(const ModelSpec& spec);
 // name.
 std::optional<std::string> release_name(const Family& family, std::string_view logical);
 
-// An open model; a cheap handle, any thread. Opening checks that exactly the tensors of the config are there,
-// with its shapes.
+// An open model; a cheap handle, any thread. Opening checks that the tensors of the config are there, with
+// its shapes, and in a release no others.
 class ModelSource {
  public:
   class Reader;
-  ModelSource(ModelDescription description, std::string origin, std::shared_ptr<const Reader> reader);
+  // `beyond`: tensors that are there and that the spec has no place for.
+  ModelSource(ModelDescription description, std::string origin, std::shared_ptr<const Reader> reader,
+              std::vector<std::string> beyond = {});
 
   const ModelDescription& description() const { return *description_; }
   const ModelSpec& spec() const { return description_->release.spec; }
   const std::string& origin() const { return origin_; }  // the directory that was opened
+  // Throws Error, naming one, if a model of the spec would not be the one that was trained: it has choice
+  // biases of experts, which no release can say.
+  void require_nothing_beyond() const;
   // Whole rows [first, first + rows) of a logical tensor of `shape`, as fp32.
   void read(const LogicalTensor& tensor, std::int64_t first, std::int64_t rows, std::span<float> out) const;
 
@@ -72,6 +77,7 @@ class ModelSource {
   std::shared_ptr<const ModelDescription> description_;
   std::string origin_;
   std::shared_ptr<const Reader> reader_;
+  std::vector<std::string> beyond_;
 };
 
 class ModelSource::Reader {
@@ -85,7 +91,7 @@ class ModelSource::Reader {
 ModelSource open_model(const std::filesystem::path& path);
 ModelSource open_release(const std::filesystem::path& dir);  // a Hugging Face directory only
 
-// Fills every parameter of `model`, which has the source's spec.
+// Fills every parameter of `model`, which has the source's spec. Requires nothing beyond.
 void load_parameters(Model& model, const ModelSource& source);
 // The same with every value rounded to `dtype` on the way.
 void load_parameters(Model& model, const ModelSource& source, DType rounded_to);

@@ -165,6 +165,7 @@ Published publish(const ModelSource& source, const PublishOptions& options, Devi
   if (to.empty()) fail_usage("the name of the directory to publish to is empty");
   if (fs::exists(to) && (!fs::is_directory(to) || !fs::is_empty(to)))
     fail("'{}' already holds something; choose a new directory", to.string());
+  source.require_nothing_beyond();
   Published result;
   result.dtype = options.dtype.value_or(source.description().dtype);
   result.parameters = parameter_count(source.spec());

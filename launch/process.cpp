@@ -1,12 +1,17 @@
 #include "launch/process.h"
 
+#include <fmt/core.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <ctime>
 #include <fstream>
+#include <span>
 #include <sstream>
 #include <string>
+
+#include "core/base/hash.h"
+#include "launch/version.h"
 
 namespace tessera {
 
@@ -28,6 +33,13 @@ std::uint64_t peak_resident_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+std::string program_build() {
+  std::ostringstream program;
+  program << std::ifstream("/proc/self/exe", std::ios::binary).rdbuf();
+  const std::string bytes = program.str();
+  return fmt::format("{} (build {:016x})", version, xxh3_64(std::as_bytes(std::span(bytes))));
 }
 
 }  // namespace tessera

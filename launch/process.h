@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace tessera {
 
@@ -10,5 +11,8 @@ double seconds_since_process_start();
 
 // The largest resident size so far, in bytes: code, libraries and file mappings included.
 std::uint64_t peak_resident_bytes();
+
+// "0.1.0 (build 3f2a…)": the version, and a hash of the program's file, which differs for any other code.
+std::string program_build();
 
 }  // namespace tessera

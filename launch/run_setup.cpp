@@ -11,6 +11,7 @@
 #include "core/base/progress.h"
 #include "core/tensor/device.h"
 #include "launch/estimate.h"
+#include "launch/process.h"
 
 namespace tessera {
 namespace {
@@ -19,6 +20,14 @@ namespace fs = std::filesystem;
 
 DeviceKind device_kind(const Config& config) {
   return config.train.device == "cuda" ? DeviceKind::cuda : DeviceKind::cpu;
+}
+
+void check_same_program(ProcessGroup& ranks) {
+  const auto builds = ranks.all_gather_text(program_build());
+  for (std::size_t r = 1; r < builds.size(); ++r)
+    if (builds[r] != builds[0])
+      fail_usage("rank 0 runs tessera {}, rank {} runs tessera {}; start the same program on every node",
+                 builds[0], r, builds[r]);
 }
 
 void check_same_config(const Config& config, ProcessGroup& ranks) {
@@ -102,6 +111,7 @@ void read_part(const ModelSource& source, const Engine::Owned& part) {
 }  // namespace
 
 RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions&) {
+  check_same_program(ranks);
   check_same_config(config, ranks);
   RunSetup setup;
   setup.device = make_device(device_kind(config), {0, threads_of(config, ranks)});

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
+#include <filesystem>
+#include <fstream>
 #include <random>
 
 #include "tests/jobs/job.h"
@@ -38,6 +41,23 @@ TEST_F(RealRanks, HaveTheBitsOfThreadRanksUnderEveryAxis) {
     ASSERT_FALSE(runs.state("threads" + name).empty());
     EXPECT_EQ(runs.state("processes" + name), runs.state("threads" + name)) << layouts[i][0];
   }
+}
+
+// One byte more at its end makes another program of the same code.
+TEST_F(RealRanks, OfAnotherBuildAreRefusedNamingBoth) {
+  namespace fs = std::filesystem;
+  const fs::path other = runs / "other_tessera";
+  fs::copy_file(TESSERA_PROGRAM, other);
+  std::ofstream(other, std::ios::app | std::ios::binary) << '\0';
+  Words words = runs.command("mixed", 2);
+  words[2] = "1";
+  const Words second(std::find(words.begin(), words.end(), TESSERA_PROGRAM), words.end());
+  words.insert(words.end(), {":", "-n", "1", other.string()});
+  words.insert(words.end(), second.begin() + 1, second.end());
+  Job job(words, {}, runs / "output");
+  EXPECT_EQ(job.wait(30), 2) << job.output();
+  EXPECT_NE(job.output().find("rank 0 runs tessera"), std::string::npos) << job.output();
+  EXPECT_EQ(count(job.output(), "(build "), 2) << job.output();
 }
 
 // A rank of a pipeline dies somewhere in a step: all go, and the run goes on under another layout.

@@ -53,6 +53,19 @@ TEST_F(Verbs, DataInspectWritesWhatTheStepsTrainOn) {
   }
 }
 
+TEST_F(Verbs, PublishRefusesExpertsChosenByABias) {
+  ASSERT_EQ(
+      runs.run("biased", 1,
+               {"model={family: qwen3_moe, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, "
+                "num_key_value_heads: 2, head_dim: 8, intermediate_size: 40, moe_intermediate_size: 12, "
+                "num_local_experts: 4, num_experts_per_tok: 2, norm_topk_prob: true}",
+                "experts.balance=bias"}),
+      0)
+      << runs.output;
+  expect_mistake({"publish", "biased", "release"}, 1, {"layers.0.ffn", "experts.balance: bias"});
+  EXPECT_FALSE(std::filesystem::exists(runs / "release"));
+}
+
 TEST_F(Verbs, CheckpointInspectNamesTheBadOne) {
   ASSERT_EQ(runs.run("run", 1, {"checkpoint.keep=3"}), 0) << runs.output;
   ASSERT_EQ(runs.verb({"checkpoint", "inspect", "run", "--verify", "--tensors"}), 0) << runs.output;
