@@ -1,6 +1,7 @@
 #include "parallel/comm/local.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -130,11 +131,15 @@ struct Buffer {
   std::size_t bytes = 0;
 };
 
-// What the ranks of a group share. A collective is: publish, meet, read the others, meet again.
+// What the ranks of a group share. A collective is: publish, meet, read the others; and meet again where
+// others read what a rank may change once it has returned, which small messages in host memory avoid by
+// copies.
 class World {
  public:
   World(Hub& hub, std::vector<int> members)
-      : hub_(hub), members_(std::move(members)), posts_(members_.size()) {}
+      : hub_(hub),
+        members_(std::move(members)),
+        posts_{std::vector<Post>(members_.size()), std::vector<Post>(members_.size())} {}
 
   int size() const { return static_cast<int>(members_.size()); }
   Hub& hub() const { return hub_; }
@@ -145,13 +150,15 @@ class World {
   struct Post {
     std::string call;
     std::vector<Buffer> for_rank;
+    bool copied = false;  // for_rank points into `copy`
+    std::vector<std::byte> copy;
     const Buffer& to(int rank) const {
       return for_rank.size() == 1 ? for_rank[0] : for_rank[static_cast<std::size_t>(rank)];
     }
   };
 
-  void publish(int rank, Post post) { posts_[static_cast<std::size_t>(rank)] = std::move(post); }
-  const Post& post(int rank) const { return posts_[static_cast<std::size_t>(rank)]; }
+  // A rank's post of its n-th collective here. That of the one before stays: a rank is at most one ahead.
+  Post& post(std::uint64_t n, int rank) { return posts_[n % 2][static_cast<std::size_t>(rank)]; }
 
   void meet(int rank, const std::string& call) {
     std::unique_lock lock(hub_.mutex);
@@ -205,7 +212,8 @@ class World {
   std::vector<int> members_;
   std::uint64_t round_ = 0;
   int arrived_ = 0;
-  std::vector<Post> posts_;  // each written by its rank before a meeting, read by others after it
+  // Each written by its rank before a meeting, read by others after it.
+  std::array<std::vector<Post>, 2> posts_;
   std::map<std::tuple<int, int, int>, std::deque<Letter>> mail_;  // by sender, receiver, tag
   std::map<std::pair<std::uint64_t, int>, std::weak_ptr<World>> children_;
 };
@@ -263,16 +271,41 @@ class LocalGroup : public ProcessGroup {
  private:
   template <class Read>
   void exchange(const Call& call, std::vector<Buffer> mine, Read read) {
-    world_->publish(rank(), {call.text(), std::move(mine)});
+    const std::uint64_t n = exchanges_++;
+    World::Post& own = world_->post(n, rank());
+    own.call = call.text();
+    own.for_rank = std::move(mine);
+    own.copied = copy_small(call, own);
     finish(call);  // what is shown to others must be there
-    world_->meet(rank(), call.text());
-    for (int r = 0; r < size(); ++r)
-      if (world_->post(r).call != world_->post(0).call)
-        fail("ranks disagree: rank {} calls {}, rank {} calls {}", world_->member(0), world_->post(0).call,
-             world_->member(r), world_->post(r).call);
-    for (int r = 0; r < size(); ++r) read(r, world_->post(r).to(rank()));
+    world_->meet(rank(), own.call);
+    bool copied = true;
+    for (int r = 0; r < size(); ++r) {
+      const World::Post& theirs = world_->post(n, r);
+      copied = copied && theirs.copied;
+      const std::string& first = world_->post(n, 0).call;
+      if (theirs.call != first)
+        fail("ranks disagree: rank {} calls {}, rank {} calls {}", world_->member(0), first,
+             world_->member(r), theirs.call);
+    }
+    for (int r = 0; r < size(); ++r) read(r, world_->post(n, r).to(rank()));
+    if (copied) return;
     finish(call);  // others may change what was read
-    world_->meet(rank(), call.text());
+    world_->meet(rank(), own.call);
+  }
+  // Moves the data of a small post in host memory into the post; false for others.
+  static bool copy_small(const Call& call, World::Post& post) {
+    constexpr std::size_t small = 64 * 1024;
+    std::size_t bytes = 0;
+    for (const Buffer& part : post.for_rank) bytes += part.bytes;
+    if (bytes > small || (call.device != nullptr && call.device->kind() != DeviceKind::cpu)) return false;
+    post.copy.resize(bytes);
+    std::byte* at = post.copy.data();
+    for (Buffer& part : post.for_rank) {
+      if (part.bytes > 0) std::memcpy(at, part.data, part.bytes);
+      part.data = at;
+      at += part.bytes;
+    }
+    return true;
   }
   static void finish(const Call& call) {
     if (call.device != nullptr) call.device->stream().synchronize();
@@ -287,6 +320,7 @@ class LocalGroup : public ProcessGroup {
   }
   std::shared_ptr<World> world_;
   std::uint64_t splits_ = 0;
+  std::uint64_t exchanges_ = 0;
 };
 
 }  // namespace
