@@ -2,8 +2,11 @@
 
 add_library(tessera_settings INTERFACE)
 target_include_directories(tessera_settings INTERFACE ${PROJECT_SOURCE_DIR})
+set(tessera_warnings -Wall -Wextra -Wconversion -Wshadow -Werror)
+string(REPLACE ";" "," tessera_host_warnings "${tessera_warnings}")
 target_compile_options(tessera_settings INTERFACE
-  -Wall -Wextra -Wconversion -Wshadow -Werror -fno-math-errno -fno-trapping-math)
+  "$<$<COMPILE_LANGUAGE:C,CXX>:${tessera_warnings};-fno-math-errno;-fno-trapping-math>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Xcompiler=${tessera_host_warnings}>")
 if(TESSERA_SANITIZE)
   target_compile_options(tessera_settings INTERFACE -fsanitize=${TESSERA_SANITIZE} -fno-omit-frame-pointer -g1
     -Wno-maybe-uninitialized)

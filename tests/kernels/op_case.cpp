@@ -36,30 +36,59 @@ void each_element(const Tensor& t, Visit visit) {
   walk(0, 0);
 }
 
+// The bytes from a tensor's first element to its last, gaps included.
+std::vector<std::byte> span_of(const Tensor& t) {
+  if (t.numel() == 0) return {};
+  std::int64_t last = 0;
+  for (int dim = 0; dim < t.rank(); ++dim) last += (t.size(dim) - 1) * t.stride(dim);
+  std::vector<std::byte> bytes(static_cast<std::size_t>(last + 1) * bytes_per_element(t.dtype()));
+  t.device().copy(bytes.data(), t.raw(), bytes.size());
+  return bytes;
+}
+
+template <class Visit>
+void visit_type(DType dtype, Visit visit) {
+  if (dtype == DType::bf16)
+    visit(bf16{});
+  else if (dtype == DType::f32)
+    visit(float{});
+  else
+    visit(double{});
+}
+
+double wide(bf16 x) {
+  return static_cast<double>(static_cast<float>(x));
+}
+double wide(double x) {
+  return x;
+}
+
 Array read(const Tensor& t) {
   Array out(static_cast<std::size_t>(t.numel()));
-  each_element(t, [&](std::int64_t i, std::int64_t offset) {
-    double& value = out[static_cast<std::size_t>(i)];
-    if (t.dtype() == DType::bf16)
-      value = static_cast<double>(static_cast<float>(t.data<bf16>()[offset]));
-    else if (t.dtype() == DType::f32)
-      value = static_cast<double>(t.data<float>()[offset]);
-    else
-      value = t.data<double>()[offset];
+  const std::vector<std::byte> bytes = span_of(t);
+  visit_type(t.dtype(), [&](auto tag) {
+    const auto* data = reinterpret_cast<const decltype(tag)*>(bytes.data());
+    each_element(t, [&](std::int64_t i, std::int64_t offset) {
+      out[static_cast<std::size_t>(i)] = wide(data[offset]);
+    });
   });
   return out;
 }
 
 void write(const Tensor& t, const Array& values) {
-  each_element(t, [&](std::int64_t i, std::int64_t offset) {
-    const double value = values[static_cast<std::size_t>(i)];
-    if (t.dtype() == DType::bf16)
-      t.data<bf16>()[offset] = bf16(static_cast<float>(value));
-    else if (t.dtype() == DType::f32)
-      t.data<float>()[offset] = static_cast<float>(value);
-    else
-      t.data<double>()[offset] = value;
+  std::vector<std::byte> bytes = span_of(t);
+  visit_type(t.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    auto* data = reinterpret_cast<T*>(bytes.data());
+    each_element(t, [&](std::int64_t i, std::int64_t offset) {
+      const double value = values[static_cast<std::size_t>(i)];
+      if constexpr (sizeof(T) < sizeof(double))
+        data[offset] = T(static_cast<float>(value));
+      else
+        data[offset] = value;
+    });
   });
+  t.device().copy(t.raw(), bytes.data(), bytes.size());
 }
 
 // A tensor of the case's shape; strided ones lie in a buffer with 5 more columns, the first 2 before them.
@@ -248,15 +277,27 @@ void GuardedDevice::do_release(void* address, std::size_t bytes) noexcept {
   std::free(base);
 }
 
-void check_case(const OpCase& test, DType dtype) {
-  SCOPED_TRACE(test.name + " in " + std::string(name(dtype)) +
-               ", TESSERA_TEST_SEED=" + std::to_string(test_seed()));
-  CaseValues values = draw(test, dtype);
-  GuardedDevice one(1);
-  GuardedDevice three(3);
-  const Results a = run(test, dtype, one, &values);
-  const Results b = run(test, dtype, three, &values);
-  EXPECT_EQ(one.violations() + three.violations(), 0) << "wrote outside a buffer";
+Backend cpu_backend() {
+  return {.devices = 2,
+          .make = [](int index) { return std::make_unique<GuardedDevice>(index == 0 ? 1 : 3); },
+          .violations =
+              [](const Device& device) { return static_cast<const GuardedDevice&>(device).violations(); },
+          .memory_as_meta = true};
+}
+
+namespace {
+
+// Of the case on a device of its own.
+Results run_on(const Backend& backend, int index, const OpCase& test, DType dtype, const CaseValues& values) {
+  const std::unique_ptr<Device> device = backend.make(index);
+  Results results = run(test, dtype, *device, &values);
+  if (backend.violations) {
+    EXPECT_EQ(backend.violations(*device), 0) << "wrote outside a buffer";
+  }
+  return results;
+}
+
+void check_same_bits(const Results& a, const Results& b) {
   const auto same = [](const Arrays& x, const Arrays& y) {
     bool equal = x.size() == y.size();
     for (std::size_t i = 0; equal && i < x.size(); ++i)
@@ -264,15 +305,29 @@ void check_case(const OpCase& test, DType dtype) {
               std::memcmp(x[i].data(), y[i].data(), x[i].size() * sizeof(double)) == 0;
     return equal;
   };
-  EXPECT_TRUE(same(a.outputs, b.outputs)) << "bits depend on the number of threads";
-  EXPECT_TRUE(same(a.input_gradients, b.input_gradients)) << "bits of gradients depend on the threads";
+  EXPECT_TRUE(same(a.outputs, b.outputs)) << "bits depend on the order of threads";
+  EXPECT_TRUE(same(a.input_gradients, b.input_gradients))
+      << "bits of gradients depend on the order of threads";
   EXPECT_TRUE(same(a.parameter_gradients, b.parameter_gradients) && same(a.accumulated, b.accumulated))
-      << "bits of weight gradients depend on the threads";
+      << "bits of weight gradients depend on the order of threads";
+}
+
+}  // namespace
+
+void check_case(const OpCase& test, DType dtype, const Backend& backend) {
+  SCOPED_TRACE(test.name + " in " + std::string(name(dtype)) +
+               ", TESSERA_TEST_SEED=" + std::to_string(test_seed()));
+  CaseValues values = draw(test, dtype);
+  const Results a = run_on(backend, 0, test, dtype, values);
+  for (int index = 1; index < backend.devices; ++index)
+    check_same_bits(a, run_on(backend, index, test, dtype, values));
 
   const auto meta = make_device(DeviceKind::meta, {0, 1});
   const Results dry = run(test, dtype, *meta, nullptr);
   EXPECT_EQ(dry.shapes, a.shapes);
-  EXPECT_EQ(dry.peak, a.peak) << "meta counts other memory than the CPU uses";
+  if (backend.memory_as_meta) {
+    EXPECT_EQ(dry.peak, a.peak) << "meta counts other memory than the device uses";
+  }
 
   const double tolerance = relative_tolerance(test, dtype);
   const Arrays want = test.reference(values.inputs);

@@ -3,11 +3,13 @@
 //
 // Checks of a case, per dtype: outputs against the reference; gradients of inputs and parameters against
 // finite differences of the reference under random cotangents; a second backward that accumulates; the same
-// bits on 1 and on 3 threads; no write outside any buffer and no read of memory never written
-// (GuardedDevice); the meta device gives the same shapes and the same peak of memory.
+// bits on all devices of a backend, which on the CPU are of 1 and of 3 threads; no write outside any buffer
+// and no read of memory never written (GuardedDevice); the meta device gives the same shapes and, on the CPU,
+// the same peak of memory. Tensors are read and written by way of the host only.
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <ostream>
 #include <set>
 #include <span>
@@ -82,8 +84,18 @@ class GuardedDevice : public Device {
   int violations_ = 0;
 };
 
+// Where cases run.
+struct Backend {
+  int devices = 1;  // that must give the same bits
+  std::function<std::unique_ptr<Device>(int index)> make;
+  // Writes outside buffers that the device has seen; absent: it does not look.
+  std::function<int(const Device&)> violations;
+  bool memory_as_meta = false;  // uses as much as meta counts
+};
+Backend cpu_backend();
+
 // Every check of the case in `dtype`; failures are GoogleTest failures that print the seed.
-void check_case(const OpCase& test, DType dtype);
+void check_case(const OpCase& test, DType dtype, const Backend& backend);
 
 // Runs the case once and returns the names of the kernel slots it used.
 std::set<std::string> slots_used(const OpCase& test);

@@ -11,13 +11,13 @@ namespace {
 class Ops : public testing::TestWithParam<OpCase> {};
 
 TEST_P(Ops, Fp32) {
-  check_case(GetParam(), DType::f32);
+  check_case(GetParam(), DType::f32, cpu_backend());
 }
 
 class OpsInBf16 : public Ops {};
 
 TEST_P(OpsInBf16, Bf16) {
-  check_case(GetParam(), DType::bf16);
+  check_case(GetParam(), DType::bf16, cpu_backend());
 }
 
 std::vector<OpCase> bf16_cases() {

@@ -1,0 +1,78 @@
+// A tile of a matrix product by plain fp32 arithmetic: what the reference kernels of linear.cu and
+// grouped_linear.cu share. Internal to kernels/cuda.
+#pragma once
+
+#include "kernels/cuda/kernel.h"
+
+namespace tessera::cuda {
+
+inline constexpr int product_tile = 64;      // rows and columns of a tile
+inline constexpr int product_threads = 256;  // of a block, 4 × 4 elements each
+inline constexpr int product_step = 16;      // of k at once
+inline constexpr int product_pitch = product_tile + 1;
+inline constexpr std::size_t product_shared_bytes = 2 * shared_size<float>(product_step * product_pitch);
+
+inline std::int64_t product_tiles(std::int64_t n) {
+  return (n + product_tile - 1) / product_tile;
+}
+
+// A factor: `count` rows of a, or columns of b, of k elements; element (i, j) at i · stride + j · k_stride.
+template <class T>
+struct Factor {
+  const T* at;
+  std::int64_t count, stride, k_stride;
+};
+
+// Reads neighbours in memory by neighbouring threads.
+template <class T>
+__device__ void load_factor(const Factor<T>& x, std::int64_t first, std::int64_t k0, std::int64_t k,
+                            Shared<float> to) {
+  for (int e = thread_index(); e < product_tile * product_step; e += thread_count()) {
+    const int i = x.k_stride == 1 ? e / product_step : e % product_tile;
+    const int j = x.k_stride == 1 ? e % product_step : e / product_tile;
+    float value = 0;
+    if (first + i < x.count && k0 + j < k)
+      value = to_float(x.at[(first + i) * x.stride + (k0 + j) * x.k_stride]);
+    to[j * product_pitch + i] = value;
+  }
+}
+
+// The tile of c = a · b, or +=, at (i0, j0), summed over k in order. By all threads of a block.
+template <class T, class C>
+__device__ void multiply_tile(const Factor<T>& a, const Factor<T>& b, std::int64_t k, C* c, std::int64_t ldc,
+                              std::int64_t i0, std::int64_t j0, bool accumulate) {
+  SharedArena arena;
+  const Shared<float> sa = arena.array<float>(product_step * product_pitch);
+  const Shared<float> sb = arena.array<float>(product_step * product_pitch);
+  const int row = thread_index() / 16;
+  const int column = thread_index() % 16;
+  float sums[4][4] = {};
+  for (std::int64_t k0 = 0; k0 < k; k0 += product_step) {
+    load_factor(a, i0, k0, k, sa);
+    load_factor(b, j0, k0, k, sb);
+    sync_threads();
+    for (int kk = 0; kk < product_step; ++kk) {
+      float x[4];
+      float y[4];
+      for (int r = 0; r < 4; ++r) {
+        const float from_a = sa[kk * product_pitch + row + 16 * r];
+        const float from_b = sb[kk * product_pitch + column + 16 * r];
+        x[r] = from_a;
+        y[r] = from_b;
+      }
+      for (int r = 0; r < 4; ++r)
+        for (int s = 0; s < 4; ++s) sums[r][s] += x[r] * y[s];
+    }
+    sync_threads();
+  }
+  for (int r = 0; r < 4; ++r)
+    for (int s = 0; s < 4; ++s) {
+      const std::int64_t i = i0 + row + 16 * r;
+      const std::int64_t j = j0 + column + 16 * s;
+      if (i >= a.count || j >= b.count) continue;
+      C& to = c[i * ldc + j];
+      to = accumulate ? C(to_float(to) + sums[r][s]) : C(sums[r][s]);
+    }
+}
+
+}  // namespace tessera::cuda

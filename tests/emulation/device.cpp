@@ -1,0 +1,187 @@
+#include "tests/emulation/device.h"
+
+#include <cstring>
+
+#include "core/base/error.h"
+#include "tests/emulation/guarded_memory.h"
+#include "tests/seed.h"
+
+namespace tessera::emulation {
+namespace {
+
+constexpr int compute = 0;                                   // the number of Device::stream()
+constexpr std::size_t kept_aside = std::size_t{32} << 20;    // bytes of released memory
+constexpr std::size_t largest_aside = std::size_t{1} << 20;  // of one allocation
+
+const std::byte* bytes_at(const void* address) {
+  return static_cast<const std::byte*>(address);
+}
+
+}  // namespace
+
+class EmulatedCudaDevice::EmulatedStream : public KernelStream {
+ public:
+  explicit EmulatedStream(EmulatedCudaDevice& device)
+      : device_(device), number_(device.hazards_.add_stream()) {}
+  ~EmulatedStream() override { device_.hazards_.synchronize(number_); }
+
+  void synchronize() override {
+    device_.throw_noted();
+    device_.hazards_.synchronize(number_);
+  }
+  std::uint64_t record() override { return device_.hazards_.record(number_); }
+  void wait(std::uint64_t event) override { device_.hazards_.wait(number_, event); }
+  void begin_kernel(std::span<const PointerParameter> pointers) override {
+    device_.begin_kernel(number_, pointers);
+  }
+  void end_kernel(std::span<const PointerParameter> pointers) override { device_.end_kernel(pointers); }
+  std::uint64_t next_seed() override { return device_.random_.next(); }
+
+ private:
+  EmulatedCudaDevice& device_;
+  int number_;
+};
+
+EmulatedCudaDevice::EmulatedCudaDevice(DeviceOptions options, std::uint64_t seed)
+    : Device(DeviceKind::cuda, options),
+      random_{seed + static_cast<std::uint64_t>(options.ordinal)},
+      stream_(std::make_unique<EmulatedStream>(*this)) {
+  for (const char* slot : {"matmul", "grouped_matmul", "attention_forward", "attention_backward"})
+    wished_kernels[slot] = "plain";
+}
+
+EmulatedCudaDevice::~EmulatedCudaDevice() {
+  for (const auto& [address, bytes] : released_) free_guarded(const_cast<std::byte*>(address), bytes);
+}
+
+std::unique_ptr<Stream> EmulatedCudaDevice::make_stream(bool) {
+  return std::make_unique<EmulatedStream>(*this);
+}
+
+void EmulatedCudaDevice::throw_noted() {
+  if (!noted_.empty()) fail("emulated device: {}", std::exchange(noted_, {}));
+}
+
+EmulatedCudaDevice::Allocations::iterator EmulatedCudaDevice::find(const void* address, std::size_t bytes,
+                                                                   const char* doing) {
+  const std::byte* at = bytes_at(address);
+  if (auto above = live_.upper_bound(at); above != live_.begin()) {
+    const auto allocation = std::prev(above);
+    const auto offset = static_cast<std::size_t>(at - allocation->first);
+    if (offset <= allocation->second.bytes) {
+      if (offset + bytes > allocation->second.bytes)
+        fail("emulated device: {} {} bytes at byte {} of an allocation of {}", doing, bytes, offset,
+             allocation->second.bytes);
+      return allocation;
+    }
+  }
+  if (auto above = released_.upper_bound(at); above != released_.begin()) {
+    const auto& [begin, size] = *std::prev(above);
+    if (at < begin + size) fail("emulated device: {} memory that has been released", doing);
+  }
+  return live_.end();
+}
+
+void EmulatedCudaDevice::access(int stream, Allocations::iterator allocation, const void* address,
+                                std::size_t bytes, bool write, const char* doing) {
+  if (bytes == 0) return;
+  const auto offset = static_cast<std::size_t>(bytes_at(address) - allocation->first);
+  const std::string fault =
+      hazards_.access(stream, allocation->second.history, {offset, offset + bytes}, write);
+  if (!fault.empty())
+    fail("emulated device: {} memory: in an allocation of {} bytes, {}", doing, allocation->second.bytes,
+         fault);
+}
+
+void EmulatedCudaDevice::begin_kernel(int stream, std::span<const PointerParameter> pointers) {
+  throw_noted();
+  hazards_.begin(stream);
+  for (const PointerParameter& pointer : pointers) {
+    if (pointer.address == nullptr) continue;
+    const auto allocation = find(pointer.address, 0, "a kernel is given");
+    if (allocation == live_.end())
+      fail("emulated device: a kernel is given an address that is in no allocation of its device");
+    const std::byte* end = allocation->first + allocation->second.bytes;
+    access(stream, allocation, pointer.address, static_cast<std::size_t>(end - bytes_at(pointer.address)),
+           pointer.written, "a kernel is given");
+  }
+}
+
+void EmulatedCudaDevice::end_kernel(std::span<const PointerParameter> pointers) {
+  for (const PointerParameter& pointer : pointers) {
+    if (pointer.address == nullptr) continue;
+    const auto allocation = find(pointer.address, 0, "a kernel is given");
+    if (!guards_intact(allocation->first, allocation->second.bytes)) {
+      ++violations_;
+      fail("emulated kernel: wrote before or beyond an allocation of {} bytes", allocation->second.bytes);
+    }
+  }
+}
+
+void EmulatedCudaDevice::touch(const void* address, std::size_t bytes, bool write, const char* doing) {
+  const auto allocation = find(address, bytes, doing);
+  if (allocation == live_.end()) {
+    hazards_.synchronize(compute);
+    return;
+  }
+  access(compute, allocation, address, bytes, write, doing);
+}
+
+void EmulatedCudaDevice::copy(void* to, const void* from, std::size_t bytes) {
+  throw_noted();
+  if (bytes == 0) return;
+  hazards_.begin(compute);
+  touch(from, bytes, false, "copying from");
+  touch(to, bytes, true, "copying to");
+  std::memmove(to, from, bytes);
+}
+
+void EmulatedCudaDevice::zero(void* address, std::size_t bytes) {
+  throw_noted();
+  if (bytes == 0) return;
+  hazards_.begin(compute);
+  const auto allocation = find(address, bytes, "zeroing");
+  if (allocation == live_.end()) fail("emulated device: zeroing an address that is in no allocation of it");
+  access(compute, allocation, address, bytes, true, "zeroing");
+  std::memset(address, 0, bytes);
+}
+
+void* EmulatedCudaDevice::do_allocate(std::size_t bytes) {
+  std::byte* address = make_guarded(bytes);
+  if (address != nullptr) live_[address].bytes = bytes;
+  return address;
+}
+
+void EmulatedCudaDevice::do_release(void* released, std::size_t bytes) noexcept {
+  auto* address = static_cast<std::byte*>(released);
+  const auto allocation = live_.find(address);
+  std::string fault = hazards_.release(compute, allocation->second.history);
+  if (!guards_intact(address, bytes))
+    fault = fmt::format("something wrote before or beyond an allocation of {} bytes", bytes);
+  if (!fault.empty()) {
+    ++violations_;
+    if (noted_.empty()) noted_ = std::move(fault);
+  }
+  live_.erase(allocation);
+  if (bytes > largest_aside) {
+    free_guarded(address, bytes);
+    return;
+  }
+  retire_guarded(address, bytes);
+  released_[address] = bytes;
+  released_order_.push_back(address);
+  released_bytes_ += bytes;
+  while (released_bytes_ > kept_aside) {
+    const auto oldest = released_.find(released_order_.front());
+    released_order_.pop_front();
+    released_bytes_ -= oldest->second;
+    free_guarded(const_cast<std::byte*>(oldest->first), oldest->second);
+    released_.erase(oldest);
+  }
+}
+
+std::unique_ptr<Device> make_emulated_device(DeviceOptions options) {
+  return std::make_unique<EmulatedCudaDevice>(options, test_seed());
+}
+
+}  // namespace tessera::emulation

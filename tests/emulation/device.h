@@ -1,0 +1,75 @@
+// A cuda device without a GPU: kernels are emulated, device memory is host memory that is watched.
+//
+// Every allocation lies between guard zones and is filled with NaN. Streams work eagerly, while their order
+// is checked as if they did not: an access that no event or synchronisation orders after one that it
+// conflicts with throws Error, as do kernels and copies given memory that is not live, and kernels that wrote
+// into a guard zone (a build with AddressSanitizer stops at the access itself). A kernel counts as touching
+// all bytes from each of its pointers to the end of the allocation.
+//
+// Released memory is kept aside for a while, so that its use is told apart from that of host memory.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/tensor/device.h"
+#include "tests/emulation/hazards.h"
+#include "tests/emulation/launch.h"
+
+namespace tessera::emulation {
+
+class EmulatedCudaDevice : public Device {
+ public:
+  // `seed` draws the order in which blocks and threads run. Wishes for the plain kernels of matrix products
+  // and attention.
+  EmulatedCudaDevice(DeviceOptions options, std::uint64_t seed);
+  ~EmulatedCudaDevice() override;
+
+  Stream& stream() override { return *stream_; }
+  std::unique_ptr<Stream> make_stream(bool urgent) override;
+  void copy(void* to, const void* from, std::size_t bytes) override;
+  void zero(void* address, std::size_t bytes) override;
+
+  // Allocations whose guard zones had changed, and those released too early, since the start.
+  int violations() const { return violations_; }
+
+ protected:
+  void* do_allocate(std::size_t bytes) override;
+  void do_release(void* address, std::size_t bytes) noexcept override;
+
+ private:
+  class EmulatedStream;
+  struct Allocation {
+    std::size_t bytes = 0;
+    AccessHistory history;
+  };
+  using Allocations = std::map<const std::byte*, Allocation>;
+
+  void begin_kernel(int stream, std::span<const PointerParameter> pointers);
+  void end_kernel(std::span<const PointerParameter> pointers);
+  // The live allocation that holds the bytes; end() for host memory. Throws for released memory, and for
+  // bytes beyond an allocation.
+  Allocations::iterator find(const void* address, std::size_t bytes, const char* doing);
+  void access(int stream, Allocations::iterator allocation, const void* address, std::size_t bytes,
+              bool write, const char* doing);
+  void touch(const void* address, std::size_t bytes, bool write, const char* doing);
+  void throw_noted();
+
+  Random random_;
+  Hazards hazards_;
+  Allocations live_;
+  std::map<const std::byte*, std::size_t> released_;  // address to bytes
+  std::deque<const std::byte*> released_order_;
+  std::size_t released_bytes_ = 0;
+  std::string noted_;  // an error found where none may be thrown
+  int violations_ = 0;
+  std::unique_ptr<Stream> stream_;
+};
+
+// Of the test's seed.
+std::unique_ptr<Device> make_emulated_device(DeviceOptions options);
+
+}  // namespace tessera::emulation

@@ -1,0 +1,84 @@
+#include "tests/emulation/guarded_memory.h"
+
+#include <sys/mman.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace tessera::emulation {
+namespace {
+
+constexpr std::size_t guard = 4096;
+constexpr int guard_byte = 0xA5;
+constexpr std::size_t sparse_from = std::size_t{1} << 30;
+
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool watched_by_sanitizer = true;
+void forbid(const void* address, std::size_t bytes) {
+  __asan_poison_memory_region(address, bytes);
+}
+void allow(const void* address, std::size_t bytes) {
+  __asan_unpoison_memory_region(address, bytes);
+}
+#else
+constexpr bool watched_by_sanitizer = false;
+void forbid(const void*, std::size_t) {}
+void allow(const void*, std::size_t) {}
+#endif
+
+std::size_t whole(std::size_t bytes) {
+  return (bytes + 2 * guard + 63) / 64 * 64;
+}
+
+bool intact(const std::byte* zone) {
+  static const auto untouched = [] {
+    std::array<std::byte, guard> bytes{};
+    bytes.fill(std::byte{guard_byte});
+    return bytes;
+  }();
+  return std::memcmp(zone, untouched.data(), guard) == 0;
+}
+
+}  // namespace
+
+std::byte* make_guarded(std::size_t bytes) {
+  void* base = nullptr;
+  if (bytes >= sparse_from) {
+    base = mmap(nullptr, whole(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                -1, 0);
+    if (base == MAP_FAILED) return nullptr;
+  } else {
+    base = std::aligned_alloc(64, whole(bytes));
+    if (base == nullptr) return nullptr;
+    std::memset(base, 0xff, whole(bytes));
+  }
+  std::byte* address = static_cast<std::byte*>(base) + guard;
+  std::memset(base, guard_byte, guard);
+  std::memset(address + bytes, guard_byte, guard);
+  forbid(base, guard);
+  forbid(address + bytes, guard);
+  return address;
+}
+
+bool guards_intact(const std::byte* address, std::size_t bytes) {
+  return watched_by_sanitizer || (intact(address - guard) && intact(address + bytes));
+}
+
+void retire_guarded(std::byte* address, std::size_t bytes) {
+  forbid(address, bytes);
+}
+
+void free_guarded(std::byte* address, std::size_t bytes) {
+  allow(address - guard, bytes + 2 * guard);
+  if (bytes >= sparse_from)
+    munmap(address - guard, whole(bytes));
+  else
+    std::free(address - guard);
+}
+
+}  // namespace tessera::emulation

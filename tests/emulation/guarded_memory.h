@@ -1,0 +1,17 @@
+// Host memory between guard zones, for an emulated device.
+#pragma once
+
+#include <cstddef>
+
+namespace tessera::emulation {
+
+// 64-byte aligned and filled with bytes that make NaN in every float format; from a gigabyte on a sparse
+// mapping of zeros, which takes memory only where it is written. nullptr where there is none.
+std::byte* make_guarded(std::size_t bytes);
+// Whether the zones around it are untouched. With AddressSanitizer always: it stops at the access.
+bool guards_intact(const std::byte* address, std::size_t bytes);
+// No access is expected any more.
+void retire_guarded(std::byte* address, std::size_t bytes);
+void free_guarded(std::byte* address, std::size_t bytes);
+
+}  // namespace tessera::emulation

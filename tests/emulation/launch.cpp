@@ -1,0 +1,61 @@
+#include "tests/emulation/launch.h"
+
+#include <numeric>
+#include <optional>
+
+namespace tessera::emulation {
+namespace {
+
+constexpr std::size_t most_shared_bytes = 227 * 1024;  // of a block on sm_90
+constexpr std::int64_t too_many_blocks = std::int64_t{1} << 31;
+
+std::optional<std::vector<std::int64_t>>& chosen_blocks() {
+  static thread_local std::optional<std::vector<std::int64_t>> blocks;
+  return blocks;
+}
+
+void check_grid(const BlockShape& shape) {
+  if (shape.blocks < 0 || shape.blocks >= too_many_blocks)
+    fail("emulated kernel: a grid of {} blocks; a GPU takes up to 2^31 - 1", shape.blocks);
+  if (shape.threads <= 0 || shape.threads > 1024 || shape.threads % 32 != 0)
+    fail("emulated kernel: blocks of {} threads; kernels here take a multiple of 32 up to 1024",
+         shape.threads);
+  if (shape.shared_bytes > most_shared_bytes)
+    fail("emulated kernel: {} bytes of shared memory; a GPU has {}", shape.shared_bytes, most_shared_bytes);
+}
+
+std::vector<std::int64_t> blocks_to_run(std::int64_t blocks) {
+  if (chosen_blocks()) {
+    for (const std::int64_t block : *chosen_blocks())
+      if (block < 0 || block >= blocks) fail("emulated kernel: block {} of {} is asked for", block, blocks);
+    return *chosen_blocks();
+  }
+  std::vector<std::int64_t> all(static_cast<std::size_t>(blocks));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+}  // namespace
+
+OnlyBlocks::OnlyBlocks(std::vector<std::int64_t> blocks) {
+  chosen_blocks() = std::move(blocks);
+}
+OnlyBlocks::~OnlyBlocks() {
+  chosen_blocks().reset();
+}
+
+void launch(Stream& stream, const BlockShape& shape, std::span<const PointerParameter> pointers,
+            Block::Body body, const void* arguments) {
+  check_grid(shape);
+  auto* on = dynamic_cast<KernelStream*>(&stream);
+  if (on == nullptr) fail("emulated kernel: launched on a stream of no emulated device");
+  on->begin_kernel(pointers);
+  Random random{on->next_seed()};
+  std::vector<std::int64_t> blocks = blocks_to_run(shape.blocks);
+  random.shuffle(blocks);
+  for (const std::int64_t block : blocks)
+    Block::of_this_thread().run(body, arguments, block, shape, random.next());
+  on->end_kernel(pointers);
+}
+
+}  // namespace tessera::emulation

@@ -1,0 +1,44 @@
+// Runs an emulated kernel: its blocks one after another, on the calling thread, in an order drawn from a
+// seed.
+//
+// A stream that kernels are launched on knows what memory there is; see device.h.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/tensor/device.h"
+#include "tests/emulation/block.h"
+
+namespace tessera::emulation {
+
+// A pointer parameter of a kernel.
+struct PointerParameter {
+  const void* address = nullptr;  // may be null: the kernel does not use it
+  bool written = false;
+};
+
+class KernelStream : public Stream {
+ public:
+  // Before and after a kernel with these pointers; throw Error for what the kernel may not do, or did.
+  virtual void begin_kernel(std::span<const PointerParameter> pointers) = 0;
+  virtual void end_kernel(std::span<const PointerParameter> pointers) = 0;
+  // A seed for the kernel's order.
+  virtual std::uint64_t next_seed() = 0;
+};
+
+// While one lives, its host thread runs only these blocks of each grid: for grids too large to run.
+class OnlyBlocks {
+ public:
+  explicit OnlyBlocks(std::vector<std::int64_t> blocks);
+  ~OnlyBlocks();
+  OnlyBlocks(const OnlyBlocks&) = delete;
+  OnlyBlocks& operator=(const OnlyBlocks&) = delete;
+};
+
+// `stream` must be a KernelStream.
+void launch(Stream& stream, const BlockShape& shape, std::span<const PointerParameter> pointers,
+            Block::Body body, const void* arguments);
+
+}  // namespace tessera::emulation
