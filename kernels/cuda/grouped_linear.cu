@@ -73,10 +73,8 @@ void run_grouped_matmul(const GroupedMatmulArgs& args, Workspace) {
   });
 }
 
-const Register<GroupedMatmulArgs> register_grouped(grouped_matmul_kernel(), {.device = DeviceKind::cuda,
-                                                                             .name = "plain",
-                                                                             .run = run_grouped_matmul,
-                                                                             .on_request = true});
+const Register<GroupedMatmulArgs> register_grouped(grouped_matmul_kernel(),
+                                                   {DeviceKind::cuda, "plain", run_grouped_matmul});
 
 }  // namespace
 }  // namespace tessera::cuda
