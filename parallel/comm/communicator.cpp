@@ -74,6 +74,13 @@ void ProcessGroup::reduce_scatter(const Tensor& out, std::span<const Tensor> in)
 
 void ProcessGroup::all_reduce(const Tensor& x) {
   if (size_ == 1) return;
+  constexpr std::size_t small = 64 * 1024;  // bytes: a second round would cost more than sending more
+  if (x.bytes() <= small) {
+    const Tensor all = Tensor::empty({size_ * x.numel()}, x.dtype(), x.device());
+    all_gather(all, x.detach());
+    tree_sum(equal_parts(all, size_), x.detach().view({x.numel()}));
+    return;
+  }
   const std::vector<Tensor> parts = line_parts(x, size_);
   const Tensor& mine = parts[static_cast<std::size_t>(rank_)];
   reduce_scatter(mine, parts);

@@ -44,7 +44,7 @@ class ProcessGroup {
 
   // x becomes the sum over ranks, F32 or BF16 (in fp32, rounded once), added in the balanced tree of
   // parallel/tree_sum.h over ranks: the same bits on every rank, and for any number of ranks whose parts are
-  // subtrees of one tree.
+  // subtrees of one tree. What is small goes to all ranks in one round, more as reduce_scatter and all_gather.
   void all_reduce(const Tensor& x);
   // out = the sum over ranks of part rank() of `in`, which holds size() parts of out's size. Ordered as
   // above.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -23,67 +24,64 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// What all groups of a process share: one lock, and the first failure of any rank.
+// What all groups of a process share: the first failure of any rank, and who stands where. Its lock is taken
+// where ranks stand still or say where they are; a group's own lock may be held then.
 class Hub {
  public:
-  std::mutex mutex;
-  std::condition_variable changed;
-
-  // Waits, as `rank`, in `call`, until `done`, or another rank has failed. With the lock.
+  // Waits, as `rank`, in `call`, until `done`, or another rank has failed. With the group's lock.
   template <class Done>
   void wait(std::unique_lock<std::mutex>& lock, std::condition_variable& news, int rank,
             const std::string& call, Done done) {
-    waiting_[rank] = call;
+    bool noted = false;
     while (!done() && !failed_) {
       // Failures are not announced to each group of ranks: they are looked for.
-      news.wait_for(lock, std::chrono::duration<double>(std::min(patience_, 0.1)));
-      const double idle = std::chrono::duration<double>(Clock::now() - progress_).count();
-      if (!done() && !failed_ && idle > patience_) throw Error(standstill(idle), ExitCode::watchdog);
+      if (news.wait_for(lock, std::chrono::milliseconds(50)) == std::cv_status::no_timeout || done())
+        continue;
+      noted = true;
+      check_progress(rank, call);
     }
-    waiting_.erase(rank);
-    progress_ = Clock::now();
+    if (noted) forget_wait(rank);
+    note_progress();
     if (!done()) throw_if_failed();
   }
 
   void set_patience(double seconds) {
-    const std::lock_guard lock(mutex);
+    const std::lock_guard lock(mutex_);
     patience_ = forced_patience().value_or(seconds);
   }
 
-  // Under the lock.
-  bool failed() const { return failed_; }
   void throw_if_failed() const {
-    if (failed_) throw PeerFailed(fmt::format("rank {} failed", cause_rank_));
+    if (failed_) throw PeerFailed(fmt::format("rank {} failed", cause_rank_.load()));
   }
 
   void note_failure(int rank, std::exception_ptr cause) {
-    const std::lock_guard lock(mutex);
+    const std::lock_guard lock(mutex_);
     if (!failed_) {
-      failed_ = true;
       cause_ = std::move(cause);
       cause_rank_ = rank;
+      failed_ = true;
     }
-    changed.notify_all();
+    ended_changed_.notify_all();
   }
 
   void set_position(int rank, const std::string& text) {
-    const std::lock_guard lock(mutex);
+    const std::lock_guard lock(mutex_);
     positions_[rank] = text;
-    progress_ = Clock::now();
+    note_progress();
   }
 
   void note_end() {
-    const std::lock_guard lock(mutex);
+    const std::lock_guard lock(mutex_);
     ++ended_;
-    changed.notify_all();
+    ended_changed_.notify_all();
   }
 
   // A thread cannot be ended from outside: where one does not come back within ten seconds of another's
   // failure, the process goes, and says why.
   void wait_for_end(int ranks) {
-    std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return ended_ == ranks || failed_; });
-    if (changed.wait_for(lock, std::chrono::seconds(10), [&] { return ended_ == ranks; })) return;
+    std::unique_lock lock(mutex_);
+    ended_changed_.wait(lock, [&] { return ended_ == ranks || failed_; });
+    if (ended_changed_.wait_for(lock, std::chrono::seconds(10), [&] { return ended_ == ranks; })) return;
     ExitCode code = ExitCode::failure;
     try {
       rethrow(ranks);
@@ -99,13 +97,25 @@ class Hub {
     try {
       std::rethrow_exception(cause_);
     } catch (const Error& e) {
-      throw Error(ranks > 1 ? fmt::format("rank {}: {}", cause_rank_, e.what()) : e.what(), e.code());
+      throw Error(ranks > 1 ? fmt::format("rank {}: {}", cause_rank_.load(), e.what()) : e.what(), e.code());
     } catch (const std::exception& e) {
-      throw Error(fmt::format("rank {}: {}", cause_rank_, e.what()));
+      throw Error(fmt::format("rank {}: {}", cause_rank_.load(), e.what()));
     }
   }
 
  private:
+  void note_progress() { progress_ = Clock::now().time_since_epoch().count(); }
+  void check_progress(int rank, const std::string& call) {
+    const std::lock_guard lock(mutex_);
+    waiting_[rank] = call;
+    const Clock::duration idle = Clock::now().time_since_epoch() - Clock::duration(progress_.load());
+    const double seconds = std::chrono::duration<double>(idle).count();
+    if (!failed_ && seconds > patience_) throw Error(standstill(seconds), ExitCode::watchdog);
+  }
+  void forget_wait(int rank) {
+    const std::lock_guard lock(mutex_);
+    waiting_.erase(rank);
+  }
   // Who waits where; a rank that does not wait is the one that is behind.
   std::string standstill(double idle) const {
     std::string text = fmt::format("no progress for {:.0f} s", idle);
@@ -117,13 +127,15 @@ class Hub {
     return text;
   }
 
-  bool failed_ = false;
+  std::mutex mutex_;
+  std::condition_variable ended_changed_;
+  std::atomic<bool> failed_ = false;
+  std::atomic<int> cause_rank_ = 0;
+  std::atomic<Clock::rep> progress_ = Clock::now().time_since_epoch().count();
   int ended_ = 0;
-  int cause_rank_ = 0;
   std::exception_ptr cause_;
   std::map<int, std::string> positions_, waiting_;
   double patience_ = forced_patience().value_or(first_patience);
-  Clock::time_point progress_ = Clock::now();
 };
 
 struct Buffer {
@@ -161,12 +173,13 @@ class World {
   Post& post(std::uint64_t n, int rank) { return posts_[n % 2][static_cast<std::size_t>(rank)]; }
 
   void meet(int rank, const std::string& call) {
-    std::unique_lock lock(hub_.mutex);
     hub_.throw_if_failed();
+    std::unique_lock lock(mutex_);
     const std::uint64_t round = round_;
     if (++arrived_ == size()) {
       arrived_ = 0;
       ++round_;
+      lock.unlock();  // or those it wakes would wait for it at once
       changed_.notify_all();
       return;
     }
@@ -174,14 +187,16 @@ class World {
   }
 
   void put(int from, int to, int tag, std::string call, std::vector<std::byte> content) {
-    const std::lock_guard lock(hub_.mutex);
     hub_.throw_if_failed();
-    mail_[{from, to, tag}].push_back({std::move(call), std::move(content)});
+    {
+      const std::lock_guard lock(mutex_);
+      mail_[{from, to, tag}].push_back({std::move(call), std::move(content)});
+    }
     changed_.notify_all();
   }
 
   std::vector<std::byte> take(int from, int to, int tag, const std::string& call) {
-    std::unique_lock lock(hub_.mutex);
+    std::unique_lock lock(mutex_);
     auto& box = mail_[{from, to, tag}];
     hub_.wait(lock, changed_, member(to), fmt::format("{} from rank {}", call, member(from)),
               [&] { return !box.empty(); });
@@ -195,7 +210,7 @@ class World {
 
   // The world of the ranks that gave `color` in the group's n-th split, made by whoever comes first.
   std::shared_ptr<World> child(std::uint64_t n, int color, std::vector<int> members) {
-    const std::lock_guard lock(hub_.mutex);
+    const std::lock_guard lock(mutex_);
     std::weak_ptr<World>& place = children_[{n, color}];
     std::shared_ptr<World> world = place.lock();
     if (!world) place = world = std::make_shared<World>(hub_, std::move(members));
@@ -208,6 +223,7 @@ class World {
     std::vector<std::byte> bytes;
   };
   Hub& hub_;
+  std::mutex mutex_;                 // of what follows but posts_
   std::condition_variable changed_;  // of this group's ranks alone: others need not wake
   std::vector<int> members_;
   std::uint64_t round_ = 0;

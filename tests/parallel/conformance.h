@@ -22,7 +22,7 @@ inline std::vector<float> random_values(int rank, std::int64_t n) {
 
 // Sums of random floats must have the tree's bits; sizes are odd on purpose.
 inline void check_sums(ProcessGroup& ranks, Device& device) {
-  for (const std::int64_t n : {1, 7, 64, 1001}) {
+  for (const std::int64_t n : {1, 7, 64, 1001, 16387}) {  // the last goes in two rounds
     std::vector<std::vector<float>> all;
     std::vector<Tensor> parts;
     for (int r = 0; r < ranks.size(); ++r) all.push_back(random_values(r, n));
@@ -124,9 +124,13 @@ inline void check_bytes(ProcessGroup& ranks, Device& device) {
     return (now == ranks.bytes_sent().end() ? 0 : now->second) - (then == before.end() ? 0 : then->second);
   };
   const auto n = static_cast<std::uint64_t>(ranks.size());
-  ranks.all_reduce(Tensor::zeros({static_cast<std::int64_t>(n) * 32}, DType::f32, device));
-  EXPECT_EQ(sent("reduce_scatter"), n == 1 ? 0 : 128 * (n - 1));
-  EXPECT_EQ(sent("all_gather"), n == 1 ? 0 : 128 * (n - 1));
+  ranks.all_reduce(Tensor::zeros({32}, DType::f32, device));
+  EXPECT_EQ(sent("reduce_scatter"), 0);
+  EXPECT_EQ(sent("all_gather"), 128 * (n - 1));
+  const std::uint64_t part = 64 * 1024;  // bytes: in all too much for one round, but on one rank
+  ranks.all_reduce(Tensor::zeros({static_cast<std::int64_t>(n * part / 4)}, DType::f32, device));
+  EXPECT_EQ(sent("reduce_scatter"), n == 1 ? 0 : part * (n - 1));
+  EXPECT_EQ(sent("all_gather"), n == 1 ? 0 : (128 + part) * (n - 1));
 }
 
 // Parts of a group are groups: by parity, turned round, and of one rank each.
