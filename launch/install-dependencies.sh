@@ -5,7 +5,7 @@
 set -euo pipefail
 packages=(cmake ninja-build ccache g++ pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libyaml-cpp-dev libgtest-dev
   libdnnl-dev libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libxxhash-dev libpcre2-dev libssl-dev
-  libhwloc-dev zlib1g-dev libzstd-dev libutf8proc-dev)
+  libhwloc-dev zlib1g-dev libzstd-dev libutf8proc-dev libboost-context-dev)
 for option in "$@"; do
   case "$option" in
     --with-development-tools) packages+=(clang-format clang-tidy python3-venv jq) ;;

@@ -11,9 +11,18 @@ namespace {
 
 constexpr std::size_t kinds = 3;
 
-std::array<DeviceFactory, kinds>& factories() {
-  static std::array<DeviceFactory, kinds> table{};
+std::array<DeviceBackend, kinds>& backends() {
+  static std::array<DeviceBackend, kinds> table{};
   return table;
+}
+
+const DeviceBackend& backend_of(DeviceKind kind) {
+  const DeviceBackend& backend = backends()[static_cast<std::size_t>(kind)];
+  if (backend.make == nullptr)
+    fail_usage(
+        "device '{}' is not in this build: configure it with -DTESSERA_{}=ON where its toolkit is installed",
+        name(kind), kind == DeviceKind::cuda ? "CUDA" : "CPU");
+  return backend;
 }
 
 class MetaDevice : public Device {
@@ -31,9 +40,10 @@ class MetaDevice : public Device {
   EagerStream stream_;
 };
 
-const RegisterDevice register_meta(DeviceKind::meta, [](DeviceOptions options) -> std::unique_ptr<Device> {
-  return std::make_unique<MetaDevice>(options);
-});
+const RegisterDevice register_meta(DeviceKind::meta, {[](DeviceOptions options) -> std::unique_ptr<Device> {
+                                                        return std::make_unique<MetaDevice>(options);
+                                                      },
+                                                      [] { return 1; }});
 
 }  // namespace
 
@@ -68,20 +78,16 @@ void Device::release(void* address, std::size_t bytes) noexcept {
   if (address != nullptr) do_release(address, bytes);
 }
 
-RegisterDevice::RegisterDevice(DeviceKind kind, DeviceFactory factory) {
-  factories()[static_cast<std::size_t>(kind)] = factory;
+RegisterDevice::RegisterDevice(DeviceKind kind, DeviceBackend backend) {
+  backends()[static_cast<std::size_t>(kind)] = backend;
 }
 
 std::unique_ptr<Device> make_device(DeviceKind kind, DeviceOptions options) {
-  const DeviceFactory factory = factories()[static_cast<std::size_t>(kind)];
-  if (factory == nullptr) {
-    std::string have;
-    for (std::size_t i = 0; i < kinds; ++i)
-      if (factories()[i] != nullptr)
-        have += fmt::format("{}{}", have.empty() ? "" : ", ", tessera::name(static_cast<DeviceKind>(i)));
-    fail_usage("device '{}' is not in this build, which has: {}", tessera::name(kind), have);
-  }
-  return factory(options);
+  return backend_of(kind).make(options);
+}
+
+int device_count(DeviceKind kind) {
+  return backend_of(kind).count();
 }
 
 }  // namespace tessera

@@ -57,6 +57,8 @@ class Device {
 
   DeviceKind kind() const { return kind_; }
   int ordinal() const { return options_.ordinal; }
+  // What it is, in the vendor's words; empty where ranks need not have the same.
+  virtual std::string model() const { return {}; }
   ThreadPool& threads() { return threads_; }
   // Where kernels run, copies and zeroing included.
   virtual Stream& stream() = 0;
@@ -91,12 +93,16 @@ class Device {
   MemoryCounters memory_;
 };
 
-// Backends register a factory when they are linked in; `meta` is always there. Throws Error for a kind that
-// this build does not have, saying which it has.
-using DeviceFactory = std::unique_ptr<Device> (*)(DeviceOptions);
-struct RegisterDevice {
-  RegisterDevice(DeviceKind kind, DeviceFactory factory);
+// Backends register themselves when they are linked in; `meta` is always there.
+struct DeviceBackend {
+  std::unique_ptr<Device> (*make)(DeviceOptions);
+  int (*count)();  // devices of this node that this process may use: at least 1, or throws Error
 };
+struct RegisterDevice {
+  RegisterDevice(DeviceKind kind, DeviceBackend backend);
+};
+// Both throw Error for a kind that this build does not have, saying how to get it.
 std::unique_ptr<Device> make_device(DeviceKind kind, DeviceOptions options = {});
+int device_count(DeviceKind kind);
 
 }  // namespace tessera

@@ -72,9 +72,10 @@ class CpuDevice : public Device {
   bool poison_;
 };
 
-const RegisterDevice register_cpu(DeviceKind::cpu, [](DeviceOptions options) -> std::unique_ptr<Device> {
-  return std::make_unique<CpuDevice>(options);
-});
+const RegisterDevice register_cpu(DeviceKind::cpu, {[](DeviceOptions options) -> std::unique_ptr<Device> {
+                                                      return std::make_unique<CpuDevice>(options);
+                                                    },
+                                                    [] { return 1; }});
 
 }  // namespace
 }  // namespace tessera

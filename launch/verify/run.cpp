@@ -52,7 +52,7 @@ class RankRun {
       : subject_(subject),
         record_(record),
         collector_(collector),
-        device_(make_device(DeviceKind::cpu, {0, 1})),
+        device_(make_device(subject.device, {world.rank() % device_count(subject.device), 1})),
         engine_(subject.spec, *device_, world, layout, subject.model, subject.batch, subject.reduce_groups,
                 subject.optimizer),
         tokens_(subject.batch, engine_.positions(), engine_.mesh()),

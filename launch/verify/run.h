@@ -26,6 +26,7 @@ struct Subject {
   double clip = 1;
   std::uint64_t seed = 1;
   int steps = 3;
+  DeviceKind device = DeviceKind::cpu;  // of every rank; ranks share what devices there are
 };
 
 // A tensor's values, put together from the ranks' parts.

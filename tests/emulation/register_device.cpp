@@ -5,7 +5,7 @@
 namespace tessera::emulation {
 namespace {
 
-const RegisterDevice register_emulated(DeviceKind::cuda, make_emulated_device);
+const RegisterDevice register_emulated(DeviceKind::cuda, {make_emulated_device, [] { return 1; }});
 
 }  // namespace
 }  // namespace tessera::emulation

@@ -146,9 +146,16 @@ class CudaDevice : public Device {
   DeviceLibraries libraries_;
 };
 
-const RegisterDevice register_cuda(DeviceKind::cuda, [](DeviceOptions options) -> std::unique_ptr<Device> {
-  return std::make_unique<CudaDevice>(options);
-});
+int count_gpus() {
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "looking for GPUs");
+  return count;
+}
+
+const RegisterDevice register_cuda(DeviceKind::cuda, {[](DeviceOptions options) -> std::unique_ptr<Device> {
+                                                        return std::make_unique<CudaDevice>(options);
+                                                      },
+                                                      count_gpus});
 
 }  // namespace
 
