@@ -55,6 +55,13 @@ Device::Device(DeviceKind kind, DeviceOptions options)
     : kind_(kind), options_(options), threads_(std::max(1, options.threads)) {}
 Device::~Device() = default;
 
+std::string Device::model() const {
+  return tessera::name(kind_);
+}
+std::string Device::identity() const {
+  return fmt::format("{} {}", tessera::name(kind_), ordinal());
+}
+
 std::unique_ptr<Stream> Device::make_stream(bool) {
   return std::make_unique<EagerStream>();
 }

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -39,6 +40,10 @@ class Stream {
   virtual std::uint64_t record() = 0;  // an event: a mark after the work given so far
   virtual void wait(
       std::uint64_t event) = 0;  // later work on this stream starts after that mark of any stream
+  // Whether that mark of any stream has been reached; does not wait.
+  virtual bool reached(std::uint64_t event) = 0;
+  // The backend's own handle, for libraries that take one (a cudaStream_t); null where there is none.
+  virtual void* native() { return nullptr; }
 };
 
 class EagerStream : public Stream {
@@ -46,6 +51,7 @@ class EagerStream : public Stream {
   void synchronize() override {}
   std::uint64_t record() override { return 0; }
   void wait(std::uint64_t) override {}
+  bool reached(std::uint64_t) override { return true; }
 };
 
 class Device {
@@ -57,8 +63,9 @@ class Device {
 
   DeviceKind kind() const { return kind_; }
   int ordinal() const { return options_.ordinal; }
-  // What it is, in the vendor's words; empty where ranks need not have the same.
-  virtual std::string model() const { return {}; }
+  // What it is, "NVIDIA H100 80GB HBM3", and which one of all machines' devices.
+  virtual std::string model() const;
+  virtual std::string identity() const;
   ThreadPool& threads() { return threads_; }
   // Where kernels run, copies and zeroing included.
   virtual Stream& stream() = 0;
@@ -81,6 +88,10 @@ class Device {
   // checkpoints).
   std::map<std::string, std::string> wished_kernels;
   std::map<std::string, std::string> chosen_kernels;
+
+  // Called now and then while the host waits for the device, with the seconds waited so far, from the rank's
+  // thread. What it throws ends the wait: for faults that no stream reports.
+  std::function<void(double seconds)> while_waiting;
 
  protected:
   virtual void* do_allocate(std::size_t bytes) = 0;  // nullptr when out of memory

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "core/tensor/device.h"
 #include "core/tensor/reductions.h"
@@ -46,6 +47,18 @@ std::string ProcessGroup::Call::text() const {
   return fmt::format("{} of {} {}", collective, elements, tessera::name(dtype));
 }
 
+void ProcessGroup::keep(std::span<const Tensor> tensors) {
+  if (deferring_ && runs_beside()) kept_.insert(kept_.end(), tensors.begin(), tensors.end());
+}
+
+void ProcessGroup::join() {
+  deferring_ = false;
+  do_join();
+  const auto left = std::exchange(at_join_, {});
+  for (const auto& rest : left) rest();
+  kept_.clear();
+}
+
 void ProcessGroup::exchange(const Call& call, std::span<const Tensor> out, std::span<const Tensor> in) {
   assert(out.size() == static_cast<std::size_t>(size_) && in.size() == out.size());
   std::vector<Incoming> incoming;
@@ -56,24 +69,51 @@ void ProcessGroup::exchange(const Call& call, std::span<const Tensor> out, std::
     outgoing.push_back({in[r].raw(), in[r].bytes()});
     if (r != static_cast<std::size_t>(rank_)) count(call.collective, in[r].bytes());
   }
+  keep(out);
+  keep(in);
   do_all_to_all(call, incoming, outgoing);
 }
 
 void ProcessGroup::reduce_scatter(const Tensor& out, const Tensor& in) {
   assert(in.numel() == out.numel() * size_);
-  reduce_scatter(out, equal_parts(in, size_));
+  sum_parts({"reduce_scatter", in.dtype(), in.numel(), &in.device()}, out, equal_parts(in, size_));
 }
 
 void ProcessGroup::reduce_scatter(const Tensor& out, std::span<const Tensor> in) {
   assert(in[static_cast<std::size_t>(rank_)].numel() == out.numel());
-  const DType dtype = out.dtype();
-  const Tensor received = Tensor::empty({size_ * out.numel()}, dtype, out.device());
-  exchange({"reduce_scatter", dtype, -1, &out.device()}, equal_parts(received, size_), in);
-  tree_sum(equal_parts(received, size_), out);
+  sum_parts({"reduce_scatter", out.dtype(), -1, &out.device()}, out, in);
+}
+
+void ProcessGroup::sum_parts(const Call& call, const Tensor& out, std::span<const Tensor> in) {
+  if (sum_natively(call, out, in)) return;
+  const Tensor received = Tensor::empty({size_ * out.numel()}, out.dtype(), out.device());
+  exchange(call, equal_parts(received, size_), in);
+  const auto sum = [out, parts = equal_parts(received, size_)] { tree_sum(parts, out); };
+  if (deferring_ && runs_beside())
+    at_join_.emplace_back(sum);
+  else
+    sum();
+}
+
+bool ProcessGroup::sum_natively(const Call& call, const Tensor& out, std::span<const Tensor> in) {
+  std::vector<Outgoing> parts;
+  for (const Tensor& part : in) parts.push_back({part.raw(), part.bytes()});
+  if (!do_reduce_scatter(call, {out.raw(), out.bytes()}, parts)) return false;
+  keep({&out, 1});
+  keep(in);
+  for (std::size_t r = 0; r < in.size(); ++r)
+    if (r != static_cast<std::size_t>(rank_)) count(call.collective, in[r].bytes());
+  return true;
 }
 
 void ProcessGroup::all_reduce(const Tensor& x) {
   if (size_ == 1) return;
+  if (do_all_reduce({"all_reduce", x.dtype(), x.numel(), &x.device()}, {x.raw(), x.bytes()})) {
+    keep({&x, 1});
+    count("all_reduce", x.bytes());
+    return;
+  }
+  assert(!deferring_ || !runs_beside());    // its second half needs the first
   constexpr std::size_t small = 64 * 1024;  // bytes: a second round would cost more than sending more
   if (x.bytes() <= small) {
     const Tensor all = Tensor::empty({size_ * x.numel()}, x.dtype(), x.device());
@@ -90,6 +130,8 @@ void ProcessGroup::all_reduce(const Tensor& x) {
 void ProcessGroup::all_gather(const Tensor& out, const Tensor& in) {
   assert(out.numel() == in.numel() * size_ && out.dtype() == in.dtype());
   count("all_gather", in.bytes() * static_cast<std::size_t>(size_ - 1));
+  keep({&out, 1});
+  keep({&in, 1});
   do_all_gather({"all_gather", in.dtype(), in.numel(), &in.device()}, out.raw(), in.raw(), in.bytes());
 }
 
@@ -109,6 +151,7 @@ void ProcessGroup::all_to_all(std::span<const Tensor> out, std::span<const Tenso
 
 void ProcessGroup::broadcast(const Tensor& x, int root) {
   if (rank_ == root) count("broadcast", x.bytes() * static_cast<std::size_t>(size_ - 1));
+  keep({&x, 1});
   do_broadcast({"broadcast", x.dtype(), x.numel(), &x.device()}, x.raw(), x.bytes(), root);
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -39,12 +40,13 @@ class ProcessGroup {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
-  virtual const char* kind() const = 0;  // "threads", "mpi"
+  virtual const char* kind() const = 0;  // "threads", "mpi", "nccl"
   virtual int ranks_on_node() const = 0;
 
   // x becomes the sum over ranks, F32 or BF16 (in fp32, rounded once), added in the balanced tree of
   // parallel/tree_sum.h over ranks: the same bits on every rank, and for any number of ranks whose parts are
-  // subtrees of one tree. What is small goes to all ranks in one round, more as reduce_scatter and all_gather.
+  // subtrees of one tree. What is small goes to all ranks in one round; more as reduce_scatter and
+  // all_gather.
   void all_reduce(const Tensor& x);
   // out = the sum over ranks of part rank() of `in`, which holds size() parts of out's size. Ordered as
   // above.
@@ -64,8 +66,17 @@ class ProcessGroup {
   void barrier();
   // A send does not wait for its recv, and x may be changed once it returns. Messages between two ranks are
   // told apart by their tag (not negative); those of one tag arrive in order.
+  // Tensors on a GPU go between neighbours (rank ± 1; the first follows the last), once connect() was called.
   void send(const Tensor& x, int to, int tag = 0);
   void recv(const Tensor& x, int from, int tag = 0);
+  // Collective; makes what messages on a GPU need, where they do.
+  virtual void connect() {}
+
+  // What is asked for between defer() and join() may run beside later work: its results are for use after
+  // join(), tensors given are left alone until then, and calls that need earlier results come after it. The
+  // group keeps the tensors. Collective, as the calls are; a group that runs at once just goes on so.
+  void defer() { deferring_ = true; }
+  void join();
 
   // The group of the ranks that give the same `color`, in order of (`key`, rank here). Collective over this
   // group; the new one may outlive it and sends its own bytes.
@@ -85,6 +96,9 @@ class ProcessGroup {
   // How long a rank waits for others without progress before it ends the job, saying where each one stands:
   // Error with exit code watchdog. 30 minutes unless told, or TESSERA_TIMEOUT seconds, which nothing changes.
   virtual void set_patience(double seconds) = 0;
+  // For who waits by other means, in `call`, since so many seconds: throws PeerFailed where a rank is known
+  // to have failed, and the Error of a rank that ends the job, once patience is over.
+  virtual void still_waiting(const std::string& call, double seconds) = 0;
 
   // Bytes this rank handed to each kind of collective so far.
   const std::map<std::string, std::uint64_t>& bytes_sent() const { return bytes_sent_; }
@@ -94,7 +108,7 @@ class ProcessGroup {
   struct Call {
     const char* collective;
     DType dtype;
-    std::int64_t elements;
+    std::int64_t elements;     // -1: parts of any sizes
     Device* device = nullptr;  // where the data is; null: host memory
     bool operator==(const Call& other) const {
       return std::string_view(collective) == other.collective && dtype == other.dtype &&
@@ -121,13 +135,27 @@ class ProcessGroup {
   virtual void do_recv(const Call& call, void* data, std::size_t bytes, int from, int tag) = 0;
   // `members`: ranks of this group that give `color`, ordered; this rank is members[rank].
   virtual std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) = 0;
+  // Sums in an order of the group's own; false: there is none, and they are taken in the tree.
+  virtual bool do_reduce_scatter(const Call&, const Incoming&, std::span<const Outgoing>) { return false; }
+  virtual bool do_all_reduce(const Call&, const Incoming&) { return false; }
+  // Whether calls may still run when they return, and their end, for deferred ones.
+  virtual bool runs_beside() const { return false; }
+  virtual void do_join() {}
+  bool deferring() const { return deferring_; }
 
  private:
+  friend class NcclGroup;  // hands host values to another group
+  void sum_parts(const Call& call, const Tensor& out, std::span<const Tensor> in);
+  bool sum_natively(const Call& call, const Tensor& out, std::span<const Tensor> in);
+  void keep(std::span<const Tensor> tensors);
   void exchange(const Call& call, std::span<const Tensor> out, std::span<const Tensor> in);
   void count(const char* collective, std::size_t bytes) { bytes_sent_[collective] += bytes; }
   int rank_;
   int size_;
   std::map<std::string, std::uint64_t> bytes_sent_;
+  bool deferring_ = false;
+  std::vector<Tensor> kept_;                    // what deferred calls use
+  std::vector<std::function<void()>> at_join_;  // what is left of them, in their order
 };
 
 }  // namespace tessera

@@ -50,6 +50,14 @@ class Hub {
     patience_ = forced_patience().value_or(seconds);
   }
 
+  // For a rank that waits elsewhere.
+  void still_waiting(int rank, const std::string& call, double seconds) {
+    throw_if_failed();
+    const std::lock_guard lock(mutex_);
+    waiting_[rank] = call;
+    if (seconds > patience_) throw Error(standstill(seconds), ExitCode::watchdog);
+  }
+
   void throw_if_failed() const {
     if (failed_) throw PeerFailed(fmt::format("rank {} failed", cause_rank_.load()));
   }
@@ -67,6 +75,7 @@ class Hub {
   void set_position(int rank, const std::string& text) {
     const std::lock_guard lock(mutex_);
     positions_[rank] = text;
+    waiting_.erase(rank);
     note_progress();
   }
 
@@ -243,6 +252,9 @@ class LocalGroup : public ProcessGroup {
   void set_patience(double seconds) override { world_->hub().set_patience(seconds); }
   void set_position(const std::string& text) override {
     world_->hub().set_position(world_->member(rank()), text);
+  }
+  void still_waiting(const std::string& call, double seconds) override {
+    world_->hub().still_waiting(world_->member(rank()), call, seconds);
   }
 
  protected:

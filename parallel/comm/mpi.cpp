@@ -113,6 +113,10 @@ class MpiGroup : public ProcessGroup {
   int ranks_on_node() const override { return on_node_; }
   void set_position(const std::string& text) override { watch_->position = text; }
   void set_patience(double seconds) override { watch_->patience = forced_patience().value_or(seconds); }
+  // A rank that fails ends all processes: there is none to hear of.
+  void still_waiting(const std::string& call, double seconds) override {
+    if (seconds > watch_->patience) throw_standstill(call);
+  }
 
  protected:
   void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) override {
@@ -211,11 +215,14 @@ class MpiGroup : public ProcessGroup {
     while (done == 0) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
       check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call.collective);
-      if (done == 0 && std::chrono::duration<double>(Clock::now() - start).count() > watch_->patience)
-        throw Error(
-            fmt::format("no progress for {:.0f} s{}", watch_->patience, watch_->standstill(call.text())),
-            ExitCode::watchdog);
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      if (done == 0 && seconds > watch_->patience) throw_standstill(call.text());
     }
+  }
+
+  [[noreturn]] void throw_standstill(const std::string& call) const {
+    throw Error(fmt::format("no progress for {:.0f} s{}", watch_->patience, watch_->standstill(call)),
+                ExitCode::watchdog);
   }
 
   void cross_check(const Call& call) {

@@ -9,6 +9,7 @@ PipelineExecutor::PipelineExecutor(PipelineSchedule schedule, std::vector<Sharde
                                    const Mesh& mesh)
     : schedule_(std::move(schedule)), chunks_(std::move(chunks)), mesh_(mesh) {
   check_schedule(schedule_);
+  mesh_.group(Axis::pp).connect();
 }
 
 std::vector<double> PipelineExecutor::run(const BatchOf& batch_of, const Tensor& inverse_count) {

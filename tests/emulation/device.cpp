@@ -1,6 +1,8 @@
 #include "tests/emulation/device.h"
 
 #include <cstring>
+#include <mutex>
+#include <set>
 
 #include "core/base/error.h"
 #include "tests/emulation/guarded_memory.h"
@@ -13,6 +15,16 @@ constexpr int compute = 0;                                   // the number of De
 constexpr std::size_t kept_aside = std::size_t{32} << 20;    // bytes of released memory
 constexpr std::size_t largest_aside = std::size_t{1} << 20;  // of one allocation
 
+// Of all devices of the process: libraries are given handles.
+struct LiveStreams {
+  std::mutex mutex;
+  std::set<KernelStream*> all;
+};
+LiveStreams& live_streams() {
+  static LiveStreams streams;
+  return streams;
+}
+
 const std::byte* bytes_at(const void* address) {
   return static_cast<const std::byte*>(address);
 }
@@ -22,8 +34,15 @@ const std::byte* bytes_at(const void* address) {
 class EmulatedCudaDevice::EmulatedStream : public KernelStream {
  public:
   explicit EmulatedStream(EmulatedCudaDevice& device)
-      : device_(device), number_(device.hazards_.add_stream()) {}
-  ~EmulatedStream() override { device_.hazards_.synchronize(number_); }
+      : device_(device), number_(device.hazards_.add_stream()) {
+    const std::lock_guard lock(live_streams().mutex);
+    live_streams().all.insert(this);
+  }
+  ~EmulatedStream() override {
+    device_.hazards_.synchronize(number_);
+    const std::lock_guard lock(live_streams().mutex);
+    live_streams().all.erase(this);
+  }
 
   void synchronize() override {
     device_.throw_noted();
@@ -31,10 +50,17 @@ class EmulatedCudaDevice::EmulatedStream : public KernelStream {
   }
   std::uint64_t record() override { return device_.hazards_.record(number_); }
   void wait(std::uint64_t event) override { device_.hazards_.wait(number_, event); }
+  // Drawn, as nothing here takes time: what asks must cope with either answer.
+  bool reached(std::uint64_t event) override {
+    if (device_.random_.next() % 2 == 0) return false;
+    device_.hazards_.note_reached(event);
+    return true;
+  }
   void begin_kernel(std::span<const PointerParameter> pointers) override {
     device_.begin_kernel(number_, pointers);
   }
   void end_kernel(std::span<const PointerParameter> pointers) override { device_.end_kernel(pointers); }
+  void transfer(std::span<const Transfer> pieces) override { device_.transfer(number_, pieces); }
   std::uint64_t next_seed() override { return device_.random_.next(); }
 
  private:
@@ -42,8 +68,16 @@ class EmulatedCudaDevice::EmulatedStream : public KernelStream {
   int number_;
 };
 
+KernelStream* stream_of(const void* native) {
+  const std::lock_guard lock(live_streams().mutex);
+  for (KernelStream* stream : live_streams().all)
+    if (stream == native) return stream;
+  return nullptr;
+}
+
 EmulatedCudaDevice::EmulatedCudaDevice(DeviceOptions options, std::uint64_t seed)
     : Device(DeviceKind::cuda, options),
+      identity_name(Device::identity()),
       random_{seed + static_cast<std::uint64_t>(options.ordinal)},
       stream_(std::make_unique<EmulatedStream>(*this)) {
   for (const char* slot : {"matmul", "grouped_matmul", "attention_forward", "attention_backward"})
@@ -115,6 +149,18 @@ void EmulatedCudaDevice::end_kernel(std::span<const PointerParameter> pointers) 
       ++violations_;
       fail("emulated kernel: wrote before or beyond an allocation of {} bytes", allocation->second.bytes);
     }
+  }
+}
+
+void EmulatedCudaDevice::transfer(int stream, std::span<const Transfer> pieces) {
+  throw_noted();
+  hazards_.begin(stream);
+  for (const Transfer& piece : pieces) {
+    if (piece.bytes == 0) continue;
+    const auto allocation = find(piece.address, piece.bytes, "a transfer is given");
+    if (allocation == live_.end())
+      fail("emulated device: a transfer is given an address that is in no allocation of its device");
+    access(stream, allocation, piece.address, piece.bytes, piece.written, "a transfer is given");
   }
 }
 

@@ -33,6 +33,11 @@ class EmulatedCudaDevice : public Device {
   void copy(void* to, const void* from, std::size_t bytes) override;
   void zero(void* address, std::size_t bytes) override;
 
+  std::string model() const override { return model_name; }
+  std::string identity() const override { return identity_name; }
+  std::string model_name = "emulated GPU";
+  std::string identity_name;
+
   // Allocations whose guard zones had changed, and those released too early, since the start.
   int violations() const { return violations_; }
 
@@ -50,6 +55,7 @@ class EmulatedCudaDevice : public Device {
 
   void begin_kernel(int stream, std::span<const PointerParameter> pointers);
   void end_kernel(std::span<const PointerParameter> pointers);
+  void transfer(int stream, std::span<const Transfer> pieces);
   // The live allocation that holds the bytes; end() for host memory. Throws for released memory, and for
   // bytes beyond an allocation.
   Allocations::iterator find(const void* address, std::size_t bytes, const char* doing);

@@ -74,6 +74,10 @@ void Hazards::wait(int stream, std::uint64_t event) {
   join(clocks_[static_cast<std::size_t>(stream)], events_[static_cast<std::size_t>(event - dropped_)]);
 }
 
+void Hazards::note_reached(std::uint64_t event) {
+  if (event >= dropped_) join(host_, events_.at(static_cast<std::size_t>(event - dropped_)));
+}
+
 void Hazards::synchronize(int stream) {
   join(host_, clocks_[static_cast<std::size_t>(stream)]);
 }

@@ -43,6 +43,8 @@ class Hazards {
   std::uint64_t record(int stream);
   void wait(int stream, std::uint64_t event);
   void synchronize(int stream);
+  // The host has seen that this mark is reached.
+  void note_reached(std::uint64_t event);
 
  private:
   using Clock = std::vector<std::uint64_t>;

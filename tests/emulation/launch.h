@@ -4,6 +4,7 @@
 // A stream that kernels are launched on knows what memory there is; see device.h.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -19,14 +20,27 @@ struct PointerParameter {
   bool written = false;
 };
 
+// Bytes that a transfer reads or writes.
+struct Transfer {
+  const void* address = nullptr;
+  std::size_t bytes = 0;
+  bool written = false;
+};
+
 class KernelStream : public Stream {
  public:
   // Before and after a kernel with these pointers; throw Error for what the kernel may not do, or did.
   virtual void begin_kernel(std::span<const PointerParameter> pointers) = 0;
   virtual void end_kernel(std::span<const PointerParameter> pointers) = 0;
+  // A transfer by a library, on this stream, that touches just these bytes.
+  virtual void transfer(std::span<const Transfer> pieces) = 0;
   // A seed for the kernel's order.
   virtual std::uint64_t next_seed() = 0;
+  void* native() override { return this; }
 };
+
+// The live stream of any emulated device that has this handle; null if none has. Any thread.
+KernelStream* stream_of(const void* native);
 
 // While one lives, its host thread runs only these blocks of each grid: for grids too large to run.
 class OnlyBlocks {

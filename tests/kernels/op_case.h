@@ -75,12 +75,7 @@ class GuardedDevice : public Device {
   void do_release(void* address, std::size_t bytes) noexcept override;
 
  private:
-  class Eager : public Stream {
-    void synchronize() override {}
-    std::uint64_t record() override { return 0; }
-    void wait(std::uint64_t) override {}
-  };
-  Eager stream_;
+  EagerStream stream_;
   int violations_ = 0;
 };
 

@@ -141,6 +141,7 @@ inline void check_splits(ProcessGroup& ranks, Device& device) {
   EXPECT_EQ(parity->size(), (n + (ranks.rank() % 2 == 0 ? 1 : 0)) / 2);
   EXPECT_EQ(parity->sum(ranks.rank()),
             ranks.rank() % 2 == 0 ? (n - 1) / 2 * ((n - 1) / 2 + 1) : n / 2 * (n / 2));
+  parity->connect();
   check_sums(*parity, device);
   check_moves(*parity, device);
   const auto turned = ranks.split(0, -ranks.rank());
@@ -152,13 +153,46 @@ inline void check_splits(ProcessGroup& ranks, Device& device) {
   EXPECT_EQ(alone->sum(5), 5);
 }
 
-inline void check_communicator(ProcessGroup& ranks) {
+// Sums and gathers asked for together have the bits of those asked for one by one.
+inline void check_deferred(ProcessGroup& ranks, Device& device) {
+  const std::int64_t each = 35;
+  const std::int64_t n = each * ranks.size();
+  const std::vector<float> values = random_values(ranks.rank(), n);
+  const Tensor in = Tensor::from_host(values.data(), {n}, DType::f32, device);
+  std::vector<Tensor> results;
+  for (int i = 0; i < 3; ++i) {  // one by one, then two together
+    if (i == 1) ranks.defer();
+    const Tensor sum = Tensor::empty({each}, DType::f32, device);
+    const Tensor all = Tensor::empty({n * ranks.size()}, DType::f32, device);
+    ranks.reduce_scatter(sum, in);
+    ranks.all_gather(all, in);
+    results.insert(results.end(), {sum, all});
+  }
+  ranks.join();
+  for (std::size_t i = 2; i < results.size(); ++i) {
+    const Tensor& first = results[i % 2];
+    std::vector<float> expected(static_cast<std::size_t>(first.numel()));
+    std::vector<float> found(expected.size());
+    first.to_host(expected.data());
+    results[i].to_host(found.data());
+    EXPECT_EQ(found, expected);
+  }
+}
+
+// On a device whose memory the host can read.
+inline void check_communicator(ProcessGroup& ranks, Device& device) {
+  ranks.connect();
+  check_sums(ranks, device);
+  check_moves(ranks, device);
+  check_uneven_parts(ranks, device);
+  check_deferred(ranks, device);
+  check_bytes(ranks, device);
+  check_splits(ranks, device);
+}
+
+inline void check_communicator_on_cpu(ProcessGroup& ranks) {
   const auto device = make_device(DeviceKind::cpu);
-  check_sums(ranks, *device);
-  check_moves(ranks, *device);
-  check_uneven_parts(ranks, *device);
-  check_bytes(ranks, *device);
-  check_splits(ranks, *device);
+  check_communicator(ranks, *device);
 }
 
 }  // namespace tessera

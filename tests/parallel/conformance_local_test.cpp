@@ -7,7 +7,7 @@ namespace {
 class LocalRanks : public testing::TestWithParam<int> {};
 
 TEST_P(LocalRanks, Conform) {
-  run_local_ranks(GetParam(), check_communicator);
+  run_local_ranks(GetParam(), check_communicator_on_cpu);
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, LocalRanks, testing::Values(1, 2, 3, 4, 8));

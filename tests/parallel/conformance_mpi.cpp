@@ -10,7 +10,7 @@ int main(int argc, char** argv) {
   bool failed = false;
   {
     tessera::MpiSession session;
-    tessera::check_communicator(session.world());
+    tessera::check_communicator_on_cpu(session.world());
     try {
       const auto device = tessera::make_device(tessera::DeviceKind::cpu);
       session.world().broadcast(

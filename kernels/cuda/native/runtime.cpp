@@ -2,7 +2,10 @@
 
 #include <cuda_runtime.h>
 
+#include <chrono>
 #include <deque>
+#include <functional>
+#include <thread>
 
 #include "core/base/error.h"
 #include "core/base/progress.h"
@@ -33,15 +36,44 @@ const char* advice(cudaError_t error) {
   }
 }
 
-// Marks of all streams of a device, by number.
+// Whether what was asked about is done, of a query's answer.
+bool done(cudaError_t answer, const char* doing) {
+  if (answer == cudaErrorNotReady) {
+    cudaGetLastError();  // not an error of what comes next
+    return false;
+  }
+  check(answer, doing);
+  return true;
+}
+
+// Waits for a stream; asks `look`, where there is one, every hundredth of a second.
+void wait_for(cudaStream_t stream, const std::function<void(double)>& look) {
+  constexpr const char* doing = "running kernels";
+  if (!look) {
+    check(cudaStreamSynchronize(stream), doing);
+    return;
+  }
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  auto looked = start;
+  while (!done(cudaStreamQuery(stream), doing)) {
+    const auto now = Clock::now();
+    if (now - start > std::chrono::milliseconds(1))
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    if (now - looked < std::chrono::milliseconds(10)) continue;
+    looked = now;
+    look(std::chrono::duration<double>(now - start).count());
+  }
+}
+
+// Marks of all streams of a device, by number. Never waits: the host may be far ahead.
 class Events {
  public:
   ~Events() {
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
   }
   std::uint64_t record(cudaStream_t stream) {
-    if (events_.size() == kept) {  // the oldest is long past: its mark is not waited for any more
-      check(cudaEventSynchronize(events_.front()), "waiting for an event");
+    if (events_.size() >= kept && done(cudaEventQuery(events_.front()), "asking for an event")) {
       events_.push_back(events_.front());
       events_.pop_front();
       ++dropped_;
@@ -57,6 +89,11 @@ class Events {
           "waiting for an event");
   }
 
+  bool reached(std::uint64_t event) {
+    return event < dropped_ ||
+           done(cudaEventQuery(events_[static_cast<std::size_t>(event - dropped_)]), "asking for an event");
+  }
+
  private:
   static constexpr std::size_t kept = 256;
   std::deque<cudaEvent_t> events_;
@@ -65,7 +102,8 @@ class Events {
 
 class CudaStream : public Stream {
  public:
-  CudaStream(std::shared_ptr<Events> events, bool urgent) : events_(std::move(events)) {
+  CudaStream(const Device& device, std::shared_ptr<Events> events, bool urgent)
+      : device_(device), events_(std::move(events)) {
     int least = 0;
     int greatest = 0;
     check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for stream priorities");
@@ -76,12 +114,15 @@ class CudaStream : public Stream {
     cudaStreamSynchronize(stream_);
     cudaStreamDestroy(stream_);
   }
-  void synchronize() override { check(cudaStreamSynchronize(stream_), "running kernels"); }
+  void synchronize() override { wait_for(stream_, device_.while_waiting); }
   std::uint64_t record() override { return events_->record(stream_); }
   void wait(std::uint64_t event) override { events_->wait(stream_, event); }
-  cudaStream_t native() const { return stream_; }
+  bool reached(std::uint64_t event) override { return events_->reached(event); }
+  void* native() override { return stream_; }
+  cudaStream_t handle() const { return stream_; }
 
  private:
+  const Device& device_;
   std::shared_ptr<Events> events_;
   cudaStream_t stream_ = nullptr;
 };
@@ -93,7 +134,7 @@ class CudaDevice : public Device {
         arena_([this](std::size_t bytes) { return make_segment(bytes); }, segment_bytes) {
     check(cudaSetDevice(options.ordinal), "selecting the GPU");
     events_ = std::make_shared<Events>();
-    stream_ = std::make_unique<CudaStream>(events_, false);
+    stream_ = std::make_unique<CudaStream>(*this, events_, false);
   }
   ~CudaDevice() override {
     libraries_ = {};
@@ -101,18 +142,34 @@ class CudaDevice : public Device {
     for (void* segment : segments_) cudaFree(segment);
   }
 
+  std::string model() const override {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, ordinal()), "asking what the GPU is");
+    return properties.name;
+  }
+  std::string identity() const override {  // as nvidia-smi -L has it
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, ordinal()), "asking what the GPU is");
+    std::string text = "GPU";
+    for (int i = 0; i < 16; ++i)
+      text += fmt::format("{}{:02x}", i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "",
+                          static_cast<unsigned char>(properties.uuid.bytes[i]));
+    return text;
+  }
   DeviceLibraries& libraries() { return libraries_; }
   Stream& stream() override { return *stream_; }
   std::unique_ptr<Stream> make_stream(bool urgent) override {
-    return std::make_unique<CudaStream>(events_, urgent);
+    return std::make_unique<CudaStream>(*this, events_, urgent);
   }
   void copy(void* to, const void* from, std::size_t bytes) override {
     if (bytes == 0) return;
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_->native()), "copying");
-    if (!on_device(to) || !on_device(from)) stream_->synchronize();
+    const bool meets_host = !on_device(to) || !on_device(from);
+    if (meets_host) stream_->synchronize();  // here, where it may be ended, not within the copy
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_->handle()), "copying");
+    if (meets_host) stream_->synchronize();
   }
   void zero(void* address, std::size_t bytes) override {
-    if (bytes > 0) check(cudaMemsetAsync(address, 0, bytes, stream_->native()), "zeroing memory");
+    if (bytes > 0) check(cudaMemsetAsync(address, 0, bytes, stream_->handle()), "zeroing memory");
   }
 
  protected:
@@ -170,7 +227,7 @@ DeviceLibraries& libraries(Device& device) {
 }
 
 cudaStream_t native_stream(Stream& stream) {
-  return static_cast<CudaStream&>(stream).native();
+  return static_cast<CudaStream&>(stream).handle();
 }
 
 }  // namespace tessera::cuda

@@ -1,0 +1,321 @@
+#include "parallel/comm/nccl.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <deque>
+
+#include "parallel/comm/nccl_comm.h"
+
+namespace tessera {
+namespace {
+
+void check_gpus(ProcessGroup& host, const Device& device) {
+  const std::vector<std::string> models = host.all_gather_text(device.model());
+  const std::vector<std::string> gpus = host.all_gather_text(device.identity());
+  for (std::size_t r = 1; r < gpus.size(); ++r) {
+    if (models[r] != models[0])
+      fail_usage(
+          "ranks have different GPUs: rank 0 {}, rank {} {}; start them on GPUs of one kind "
+          "(CUDA_VISIBLE_DEVICES, or Slurm's --constraint)",
+          models[0], r, models[r]);
+    const auto same = std::find(gpus.begin(), gpus.begin() + static_cast<std::ptrdiff_t>(r), gpus[r]);
+    if (same != gpus.begin() + static_cast<std::ptrdiff_t>(r))
+      fail_usage("ranks {} and {} have one GPU, {}: NCCL needs one for each; start no more ranks than GPUs",
+                 same - gpus.begin(), r, gpus[r]);
+  }
+}
+
+cudaStream_t native(Stream& stream) {
+  return static_cast<cudaStream_t>(stream.native());
+}
+
+// A way for messages from one rank to another; what it holds is in the order in which it may end.
+struct Way {
+  struct Sent {
+    Tensor bytes;
+    std::uint64_t event;
+  };
+  std::deque<Sent> sent;                    // not known to have left
+  std::map<int, std::deque<Tensor>> early;  // come before they were asked for, by tag
+  std::unique_ptr<Stream> stream;
+  std::unique_ptr<NcclComm> comm;
+};
+
+// Written to the receiver for each message.
+struct Note {
+  std::int64_t tag;
+  std::uint64_t bytes;
+};
+
+}  // namespace
+
+class NcclGroup : public ProcessGroup {
+ public:
+  NcclGroup(ProcessGroup& host, std::unique_ptr<ProcessGroup> owned, std::shared_ptr<NcclJob> job,
+            NcclOptions options)
+      : ProcessGroup(host.rank(), host.size()),
+        owned_(std::move(owned)),
+        host_(host),
+        job_(std::move(job)),
+        options_(options),
+        checked_(std::getenv("TESSERA_CHECK_COLLECTIVES") != nullptr) {}
+
+  const char* kind() const override { return "nccl"; }
+  int ranks_on_node() const override { return host_.ranks_on_node(); }
+  void set_position(const std::string& text) override { host_.set_position(text); }
+  void set_patience(double seconds) override { host_.set_patience(seconds); }
+  void still_waiting(const std::string& call, double seconds) override { host_.still_waiting(call, seconds); }
+
+  void connect() override {
+    if (size() == 1 || notes_ != nullptr) return;
+    notes_ = host_.split(0, rank());
+    const std::array<int, 2> neighbours{(rank() + 1) % size(), (rank() + size() - 1) % size()};
+    using Ids = std::array<ncclUniqueId, 2>;  // of the ways to each neighbour
+    Ids mine{};
+    for (ncclUniqueId& id : mine) job_->take(ncclGetUniqueId(&id), "making ways for messages");
+    std::vector<Ids> all(static_cast<std::size_t>(size()));
+    host_.do_all_gather({"all_gather of NCCL ids", DType::u8, sizeof mine}, all.data(), &mine, sizeof mine);
+    for (std::size_t i = 0; i < (size() == 2 ? 1U : 2U); ++i) {
+      const int peer = neighbours[i];
+      make_way(out_[peer], mine[i], 0);
+      // Who comes after this rank has it as the one before, unless there are two ranks.
+      make_way(in_[peer], all[static_cast<std::size_t>(peer)][size() == 2 ? 0 : 1 - i], 1);
+    }
+    for (auto* ways : {&out_, &in_})
+      for (auto& [peer, way] : *ways) way.comm->settle();
+    try_ways();
+  }
+
+ protected:
+  void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) override {
+    if (!on_gpu(call)) return host_.do_all_gather(call, out, in, bytes);
+    if (size() == 1) return device().copy(out, in, out == in ? 0 : bytes);
+    run(call, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclAllGather(in, out, elements(call, bytes), nccl_type(call.dtype), comm, stream);
+    });
+  }
+
+  void do_all_to_all(const Call& call, std::span<const Incoming> out, std::span<const Outgoing> in) override {
+    if (!on_gpu(call)) return host_.do_all_to_all(call, out, in);
+    const auto self = static_cast<std::size_t>(rank());
+    if (out[self].data != in[self].data) device().copy(out[self].data, in[self].data, out[self].bytes);
+    if (size() == 1) return;
+    run(call, [&](ncclComm_t comm, cudaStream_t stream) {
+      const ncclDataType_t type = nccl_type(call.dtype);
+      ncclResult_t result = ncclGroupStart();
+      for (int step = 1; step < size(); ++step) {
+        const int to = (rank() + step) % size();
+        const int from = (rank() + size() - step) % size();
+        const auto& [data, bytes] = in[static_cast<std::size_t>(to)];
+        if (bytes > 0) result = worse(result, ncclSend(data, elements(call, bytes), type, to, comm, stream));
+        const auto& [place, room] = out[static_cast<std::size_t>(from)];
+        if (room > 0) result = worse(result, ncclRecv(place, elements(call, room), type, from, comm, stream));
+      }
+      return worse(result, ncclGroupEnd());
+    });
+  }
+
+  void do_broadcast(const Call& call, void* data, std::size_t bytes, int root) override {
+    if (!on_gpu(call)) return host_.do_broadcast(call, data, bytes, root);
+    if (size() == 1) return;
+    run(call, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclBroadcast(data, data, elements(call, bytes), nccl_type(call.dtype), root, comm, stream);
+    });
+  }
+
+  void do_barrier() override { host_.do_barrier(); }
+
+  void do_send(const Call& call, const void* data, std::size_t bytes, int to, int tag) override {
+    if (!on_gpu(call)) return host_.do_send(call, data, bytes, to, tag);
+    Way& way = way_of(out_, to);
+    while (!way.sent.empty() && way.stream->reached(way.sent.front().event)) way.sent.pop_front();
+    if (bytes > 0) {
+      const Tensor copy = Tensor::empty({static_cast<std::int64_t>(bytes)}, DType::u8, device());
+      device().copy(copy.raw(), data, bytes);
+      post_send(way, call.text(), copy);
+    }
+    const Note note{tag, bytes};
+    notes_->do_send(note_call, &note, sizeof note, to, 0);
+  }
+
+  void do_recv(const Call& call, void* data, std::size_t bytes, int from, int tag) override {
+    if (!on_gpu(call)) return host_.do_recv(call, data, bytes, from, tag);
+    Way& way = way_of(in_, from);
+    if (std::deque<Tensor>& early = way.early[tag]; !early.empty()) {
+      check_size(call, early.front().bytes(), bytes, from);
+      device().copy(data, early.front().raw(), bytes);
+      early.pop_front();
+      return;
+    }
+    for (;;) {
+      Note note{};
+      notes_->do_recv(note_call, &note, sizeof note, from, 0);
+      if (note.tag == tag) {
+        check_size(call, note.bytes, bytes, from);
+        post_recv(way, call.text(), data, bytes);
+        return;
+      }
+      const Tensor early = Tensor::empty({static_cast<std::int64_t>(note.bytes)}, DType::u8, device());
+      post_recv(way, call.text(), early.raw(), note.bytes);
+      way.early[static_cast<int>(note.tag)].push_back(early);
+    }
+  }
+
+  std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) override {
+    std::unique_ptr<ProcessGroup> part = host_.do_split(color, members, rank);
+    ProcessGroup& host = *part;
+    return std::make_unique<NcclGroup>(host, std::move(part), job_, options_);
+  }
+
+  bool do_reduce_scatter(const Call& call, const Incoming& out, std::span<const Outgoing> in) override {
+    if (!options_.native_order || !on_gpu(call) || size() == 1) return false;
+    const ncclDataType_t type = nccl_type(call.dtype);
+    run(call, [&](ncclComm_t comm, cudaStream_t stream) {
+      if (call.elements >= 0)  // equal parts of one tensor
+        return ncclReduceScatter(in[0].data, out.data, elements(call, out.bytes), type, ncclSum, comm,
+                                 stream);
+      ncclResult_t result = ncclGroupStart();
+      for (int r = 0; r < size(); ++r)
+        if (const auto& [data, bytes] = in[static_cast<std::size_t>(r)]; bytes > 0)
+          result = worse(result, ncclReduce(data, r == rank() ? out.data : nullptr, elements(call, bytes),
+                                            type, ncclSum, r, comm, stream));
+      return worse(result, ncclGroupEnd());
+    });
+    return true;
+  }
+
+  bool do_all_reduce(const Call& call, const Incoming& x) override {
+    if (!options_.native_order || !on_gpu(call)) return false;
+    run(call, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclAllReduce(x.data, x.data, elements(call, x.bytes), nccl_type(call.dtype), ncclSum, comm,
+                           stream);
+    });
+    return true;
+  }
+
+  bool runs_beside() const override { return true; }
+  void do_join() override {
+    if (stream_ != nullptr) device().stream().wait(stream_->record());
+  }
+
+ private:
+  static constexpr Call note_call{"send of a note", DType::i64, 2};
+
+  Device& device() const { return job_->device(); }
+  bool on_gpu(const Call& call) const {
+    return call.device != nullptr && call.device->kind() == DeviceKind::cuda;
+  }
+  static std::size_t elements(const Call& call, std::size_t bytes) {
+    return nccl_type(call.dtype) == ncclUint8 ? bytes : bytes / bytes_per_element(call.dtype);
+  }
+
+  // A collective, on the group's stream between what device.stream() was and will be given.
+  template <class Ask>
+  void run(const Call& call, Ask ask_nccl) {
+    job_->throw_if_failed();
+    if (checked_) cross_check(call);
+    if (comm_ == nullptr) make_comm();
+    stream_->wait(device().stream().record());
+    comm_->ask(call.text(), [&] { return ask_nccl(comm_->get(), native(*stream_)); });
+    if (!deferring()) device().stream().wait(stream_->record());
+  }
+
+  // At the first call, which all ranks make.
+  void make_comm() {
+    stream_ = device().make_stream(true);
+    ncclUniqueId id{};
+    if (rank() == 0) job_->take(ncclGetUniqueId(&id), "making a communicator");
+    host_.do_broadcast({"broadcast of an NCCL id", DType::u8, sizeof id}, &id, sizeof id, 0);
+    comm_ = std::make_unique<NcclComm>(*job_, id, size(), rank());
+    comm_->settle();
+  }
+
+  void cross_check(const Call& call) {
+    const std::vector<std::string> calls = host_.all_gather_text(call.text());
+    for (std::size_t r = 1; r < calls.size(); ++r)
+      if (calls[r] != calls[0])
+        fail("ranks disagree: rank 0 calls {}, rank {} calls {}", calls[0], r, calls[r]);
+  }
+
+  void make_way(Way& way, const ncclUniqueId& id, int place) {
+    way.stream = device().make_stream(true);
+    way.comm = std::make_unique<NcclComm>(*job_, id, 2, place);
+  }
+
+  // NCCL connects two ranks at their first message, and both must be there: here, so that no send waits.
+  void try_ways() {
+    const Tensor byte = Tensor::zeros({1}, DType::u8, device());
+    const Tensor theirs = Tensor::zeros({static_cast<std::int64_t>(in_.size())}, DType::u8, device());
+    const std::uint64_t ready = device().stream().record();
+    std::int64_t i = 0;
+    for (auto& [peer, way] : out_) {
+      way.stream->wait(ready);
+      way.comm->begin("a first message", [&] {
+        return ncclSend(byte.raw(), 1, ncclUint8, 1, way.comm->get(), native(*way.stream));
+      });
+    }
+    for (auto& [peer, way] : in_) {
+      way.stream->wait(ready);
+      way.comm->begin("a first message", [&] {
+        return ncclRecv(theirs.narrow(0, i++, 1).raw(), 1, ncclUint8, 0, way.comm->get(),
+                        native(*way.stream));
+      });
+    }
+    for (auto* ways : {&out_, &in_})
+      for (auto& [peer, way] : *ways) {
+        way.comm->settle();
+        device().stream().wait(way.stream->record());
+      }
+  }
+
+  Way& way_of(std::map<int, Way>& ways, int peer) const {
+    job_->throw_if_failed();
+    const auto way = ways.find(peer);
+    if (way == ways.end())
+      fail("no way for messages on GPUs between ranks {} and {}: connect() makes those between neighbours",
+           rank(), peer);
+    return way->second;
+  }
+
+  void post_send(Way& way, const std::string& call, const Tensor& x) {
+    way.stream->wait(device().stream().record());
+    way.comm->ask(call, [&] {
+      return ncclSend(x.raw(), x.bytes(), ncclUint8, 1, way.comm->get(), native(*way.stream));
+    });
+    way.sent.push_back({x, way.stream->record()});
+  }
+
+  void post_recv(Way& way, const std::string& call, void* to, std::size_t bytes) {
+    if (bytes == 0) return;
+    way.stream->wait(device().stream().record());
+    way.comm->ask(call,
+                  [&] { return ncclRecv(to, bytes, ncclUint8, 0, way.comm->get(), native(*way.stream)); });
+    device().stream().wait(way.stream->record());
+  }
+
+  void check_size(const Call& call, std::size_t sent, std::size_t expected, int from) const {
+    if (sent != expected)
+      fail("ranks disagree in {}: rank {} sends {} bytes, rank {} expects {}", call.text(), from, sent,
+           rank(), expected);
+  }
+
+  // In the order in which they may be destroyed, last to first.
+  std::unique_ptr<ProcessGroup> owned_;
+  ProcessGroup& host_;
+  std::shared_ptr<NcclJob> job_;
+  NcclOptions options_;
+  bool checked_;
+  std::unique_ptr<ProcessGroup> notes_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<NcclComm> comm_;
+  std::map<int, Way> out_, in_;  // by peer
+};
+
+std::unique_ptr<ProcessGroup> make_nccl_group(ProcessGroup& host, Device& device, NcclOptions options) {
+  assert(device.kind() == DeviceKind::cuda);
+  check_gpus(host, device);
+  return std::make_unique<NcclGroup>(host, nullptr, std::make_shared<NcclJob>(host, device), options);
+}
+
+}  // namespace tessera

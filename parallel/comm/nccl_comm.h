@@ -1,0 +1,90 @@
+// NCCL's communicators as objects that clean up after themselves, and what those of a rank share.
+//
+// The rank's thread only. The only header through which Tessera knows NCCL.
+#pragma once
+
+#include <nccl.h>
+
+#include <exception>
+#include <set>
+#include <string>
+
+#include "core/tensor/device.h"
+#include "parallel/comm/communicator.h"
+
+namespace tessera {
+
+class NcclComm;
+
+// One failure of a rank ends all its communicators: any of them may wait for a rank that will not come.
+class NcclJob {
+ public:
+  // Both outlive the job, which looks after waits for `device`.
+  NcclJob(ProcessGroup& world, Device& device);
+  ~NcclJob();
+  NcclJob(const NcclJob&) = delete;
+  NcclJob& operator=(const NcclJob&) = delete;
+
+  Device& device() const { return device_; }
+  bool failed() const { return failure_ != nullptr; }
+  // Throws again what the job failed of, if it has.
+  void throw_if_failed() const;
+  // For an answer of NCCL in `call`: throws, and aborts, unless it is success or "in progress".
+  void take(ncclResult_t result, const std::string& call, ncclComm_t comm = nullptr);
+  // This rank has waited for so long in `call`: throws, and aborts, if it must not go on.
+  void still_waiting(const std::string& call, double seconds);
+  void abort_all() noexcept;
+
+ private:
+  friend class NcclComm;
+  [[noreturn]] void fail_with(std::exception_ptr cause);
+  void look(double seconds);
+
+  ProcessGroup& world_;
+  Device& device_;
+  std::set<NcclComm*> comms_;
+  std::exception_ptr failure_;
+  std::string last_call_ = "its work";
+};
+
+class NcclComm {
+ public:
+  // Begins to make it; collective over its ranks, who share `id`. To be used once settle() has returned.
+  NcclComm(NcclJob& job, const ncclUniqueId& id, int size, int rank);
+  // Waits for its calls to end, with the other ranks; aborts instead where the rank fails.
+  ~NcclComm();
+  NcclComm(const NcclComm&) = delete;
+  NcclComm& operator=(const NcclComm&) = delete;
+
+  ncclComm_t get() const { return comm_; }
+  // Asks NCCL for something and waits until it has taken it, which is not until it is done.
+  template <class Ask>
+  void ask(const std::string& call, Ask ask_nccl) {
+    begin(call, ask_nccl);
+    settle();
+  }
+  // The same, without the wait: settle() must come before anything else is asked.
+  template <class Ask>
+  void begin(const std::string& call, Ask ask_nccl) {
+    job_.throw_if_failed();
+    call_ = job_.last_call_ = call;
+    job_.take(ask_nccl(), call_, comm_);
+  }
+  void settle();
+  // Throws for an error that was reported late.
+  void look();
+  void abort() noexcept;
+
+ private:
+  NcclJob& job_;
+  ncclComm_t comm_ = nullptr;
+  std::string call_ = "making a communicator";
+  int exceptions_ = std::uncaught_exceptions();
+};
+
+// Of several answers, the one that tells most: a failure, else "in progress", else success.
+ncclResult_t worse(ncclResult_t a, ncclResult_t b);
+// NCCL's type of these elements; bytes for those that it only moves.
+ncclDataType_t nccl_type(DType dtype);
+
+}  // namespace tessera
