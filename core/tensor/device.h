@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -88,6 +89,7 @@ class Device {
   // checkpoints).
   std::map<std::string, std::string> wished_kernels;
   std::map<std::string, std::string> chosen_kernels;
+  std::set<std::string> stood_in;  // slots of which the log has said that a slow kernel stands in
 
   // Called now and then while the host waits for the device, with the seconds waited so far, from the rank's
   // thread. What it throws ends the wait: for faults that no stream reports.

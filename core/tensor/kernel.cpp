@@ -1,6 +1,7 @@
 #include "core/tensor/kernel.h"
 
 #include "core/base/error.h"
+#include "core/base/log.h"
 
 namespace tessera {
 namespace {
@@ -26,6 +27,20 @@ bool KernelSlot::allowed(const Device& device, const std::string& candidate, boo
   return wish == device.wished_kernels.end() ? !on_request : wish->second == candidate;
 }
 
+bool KernelSlot::wished(const Device& device) const {
+  return device.wished_kernels.contains(name_);
+}
+
+void KernelSlot::note_stand_in(Device& device, const std::string& candidate) const {
+  if (!device.stood_in.insert(name_).second) return;
+  std::string others;
+  for (const Entry& entry : entries_)
+    if (entry.device == device.kind() && entry.candidate != candidate && !entry.on_request)
+      others += fmt::format("{}'{}' takes {}", others.empty() ? "; " : ", ", entry.candidate, entry.takes);
+  log::warn("{} on {}: kernel '{}' stands in, which is slow{} (`kernels: {{{}: {}}}` asks for it)", name_,
+            tessera::name(device.kind()), candidate, others, name_, candidate);
+}
+
 void KernelSlot::note_choice(Device& device, const std::string& candidate) const {
   std::string& noted = device.chosen_kernels[name_];
   if (noted != candidate) noted = candidate;
@@ -34,8 +49,12 @@ void KernelSlot::note_choice(Device& device, const std::string& candidate) const
 void KernelSlot::no_candidate(const Device& device) const {
   const auto wish = device.wished_kernels.find(name_);
   std::string have;
-  for (const Entry& entry : entries_)
-    if (entry.device == device.kind()) have += (have.empty() ? "" : ", ") + entry.candidate;
+  for (const Entry& entry : entries_) {
+    if (entry.device != device.kind()) continue;
+    have += (have.empty() ? "" : "; ") + entry.candidate;
+    if (!entry.takes.empty()) have += ", for " + entry.takes;
+    if (entry.on_request) have += ", on request";
+  }
   fail("no kernel for op '{}' on device {}{} takes these sizes; this build has: {} (config key `kernels`)",
        name_, tessera::name(device.kind()),
        wish == device.wished_kernels.end() ? "" : " named '" + wish->second + "'",

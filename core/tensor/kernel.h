@@ -28,6 +28,8 @@ class KernelSlot {
     DeviceKind device;
     std::string candidate;
     bool deterministic;
+    bool on_request;
+    std::string takes;  // "" if anything
   };
   const std::string& name() const { return name_; }
   const std::vector<Entry>& entries() const { return entries_; }
@@ -38,6 +40,9 @@ class KernelSlot {
   explicit KernelSlot(std::string name);
   // True if `candidate` is the one wished for, or none is and it does not wait for that.
   bool allowed(const Device& device, const std::string& candidate, bool on_request) const;
+  bool wished(const Device& device) const;
+  // Warns, once for a device, that `candidate` runs unasked.
+  void note_stand_in(Device& device, const std::string& candidate) const;
   // In device.chosen_kernels.
   void note_choice(Device& device, const std::string& candidate) const;
   [[noreturn]] void no_candidate(const Device& device) const;
@@ -57,33 +62,42 @@ class Kernel : public KernelSlot {
     bool (*can_run)(const Args&) = nullptr;                 // absent: always
     std::size_t (*workspace_bytes)(const Args&) = nullptr;  // absent: none; must not read tensor data
     bool deterministic = true;
-    bool on_request = false;  // runs only where device.wished_kernels names it
+    bool on_request = false;  // runs only where device.wished_kernels names it, or
+    bool stands_in = false;   // where no wish is and no other can run; that is said in the log
+    const char* takes = "";   // what can_run asks for, for messages
   };
 
   explicit Kernel(std::string name) : KernelSlot(std::move(name)) {}
 
   void add(Candidate candidate) {
-    entries_.push_back({candidate.device, candidate.name, candidate.deterministic});
+    entries_.push_back(
+        {candidate.device, candidate.name, candidate.deterministic, candidate.on_request, candidate.takes});
     candidates_.push_back(std::move(candidate));
   }
 
   // Runs the first candidate that may and can. On meta only the CPU's workspace is accounted for.
   void operator()(const Args& args, Device& device) const {
     const DeviceKind kind = device.kind() == DeviceKind::meta ? DeviceKind::cpu : device.kind();
+    const Candidate* stand_in = nullptr;
     for (const Candidate& candidate : candidates_) {
-      if (candidate.device != kind || !allowed(device, candidate.name, candidate.on_request)) continue;
-      if (candidate.can_run != nullptr && !candidate.can_run(args)) continue;
-      const std::size_t bytes = candidate.workspace_bytes == nullptr ? 0 : candidate.workspace_bytes(args);
-      const Storage scratch(device, bytes);
-      if (device.kind() == DeviceKind::meta) return;
-      note_choice(device, candidate.name);
-      candidate.run(args, {scratch.address(), bytes});
-      return;
+      if (candidate.device != kind || (candidate.can_run != nullptr && !candidate.can_run(args))) continue;
+      if (allowed(device, candidate.name, candidate.on_request)) return run(candidate, args, device);
+      if (candidate.stands_in && !wished(device)) stand_in = &candidate;
     }
-    no_candidate(device);
+    if (stand_in == nullptr) no_candidate(device);
+    if (device.kind() != DeviceKind::meta) note_stand_in(device, stand_in->name);
+    run(*stand_in, args, device);
   }
 
  private:
+  void run(const Candidate& candidate, const Args& args, Device& device) const {
+    const std::size_t bytes = candidate.workspace_bytes == nullptr ? 0 : candidate.workspace_bytes(args);
+    const Storage scratch(device, bytes);
+    if (device.kind() == DeviceKind::meta) return;
+    note_choice(device, candidate.name);
+    candidate.run(args, {scratch.address(), bytes});
+  }
+
   std::vector<Candidate> candidates_;
 };
 

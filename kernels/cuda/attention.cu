@@ -1,4 +1,5 @@
-// Attention by a plain kernel: the reference for tensor-core candidates, never chosen unasked.
+// Attention by a plain kernel: the reference for tensor-core candidates, and what stands in, with a warning,
+// where they cannot run.
 //
 // Tiles of 32 queries by 32 keys in shared memory, all sums fp32 and of fixed order.
 #include "core/ops/attention.h"
@@ -355,7 +356,8 @@ const Register<AttentionForward> register_forward(attention_forward_kernel(), {.
                                                                                .name = "plain",
                                                                                .run = run_forward,
                                                                                .can_run = can_run_forward,
-                                                                               .on_request = true});
+                                                                               .on_request = true,
+                                                                               .stands_in = true});
 
 const Register<AttentionBackward> register_backward(attention_backward_kernel(),
                                                     {.device = DeviceKind::cuda,
@@ -363,7 +365,8 @@ const Register<AttentionBackward> register_backward(attention_backward_kernel(),
                                                      .run = run_backward,
                                                      .can_run = can_run_backward,
                                                      .workspace_bytes = backward_workspace,
-                                                     .on_request = true});
+                                                     .on_request = true,
+                                                     .stands_in = true});
 
 }  // namespace
 }  // namespace tessera::cuda

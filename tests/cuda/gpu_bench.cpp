@@ -8,6 +8,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/ops/attention.h"
 #include "core/ops/rope.h"
 #include "core/ops/swiglu.h"
 #include "core/optim/adamw.h"
@@ -88,6 +89,52 @@ TEST(GpuSpeed, Products) {
   for (const GemmRow& row : bench_gemm(*device, layer_products(16384, 2048, 3072, 8192)))
     std::printf("%-64s first %6.1f, tuned %6.1f TFLOP/s  %s\n", row.shape.c_str(), row.tflops_first,
                 row.tflops_tuned, row.algorithm.c_str());
+}
+
+// TFLOP/s, of a causal mask the half that is computed; backward is 2.5 times forward.
+TEST(GpuSpeed, Attention) {
+  struct Config {
+    std::int64_t batch, length, heads, kv_heads, head_size, window;
+    bool documents;
+  };
+  for (const Config& c : {Config{8, 2048, 32, 8, 128, 0, false}, Config{4, 4096, 32, 8, 128, 0, false},
+                          Config{2, 8192, 32, 8, 128, 0, false}, Config{1, 16384, 32, 8, 128, 0, false},
+                          Config{4, 4096, 32, 8, 64, 0, false}, Config{4, 4096, 16, 4, 256, 0, false},
+                          Config{4, 4096, 32, 8, 128, 1024, false}, Config{4, 4096, 32, 8, 128, 0, true}}) {
+    const auto device = make_device(DeviceKind::cuda);
+    const auto tensor = [&](std::int64_t heads) {
+      return Tensor::zeros({c.batch, c.length, heads, c.head_size}, DType::bf16, *device);
+    };
+    AttentionInputs in{tensor(c.heads), tensor(c.kv_heads), tensor(c.kv_heads), {}, 0.1F, c.window};
+    if (c.documents) in.doc_start = Tensor::zeros({c.batch, c.length}, DType::i32, *device);
+    const Tensor out = tensor(c.heads);
+    const Tensor dout = tensor(c.heads);
+    const Tensor lse = Tensor::empty({c.batch, c.heads, c.length}, DType::f32, *device);
+    const Tensor dq = tensor(c.heads);
+    const Tensor dk = tensor(c.kv_heads);
+    const Tensor dv = tensor(c.kv_heads);
+    const auto window = static_cast<double>(c.window > 0 ? c.window : c.length);
+    const auto length = static_cast<double>(c.length);
+    const double seen = length * window - window * window / 2;  // pairs of a head
+    const double forward = 4 * static_cast<double>(c.batch * c.heads * c.head_size) * seen;
+    const auto rate = [&](double flop, const std::function<void()>& work) {
+      return flop / milliseconds(*device, work) / 1e9;
+    };
+    const double ahead = rate(forward, [&] { attention_forward_kernel()({in, out, lse}, *device); });
+    const auto back = [&](const char* kernel) {
+      device->wished_kernels["attention_backward"] = kernel;
+      return rate(2.5 * forward, [&] {
+        attention_backward_kernel()({in, out, lse, dout, dq, dk, dv}, *device);
+      });
+    };
+    const double fixed = back("cudnn");
+    const double any = back("cudnn_any_order");
+    std::printf(
+        "attention %lldx%lld, heads %lld/%lld of %lld%s%s: forward %.0f, backward %.0f, in any order %.0f\n",
+        static_cast<long long>(c.batch), static_cast<long long>(c.length), static_cast<long long>(c.heads),
+        static_cast<long long>(c.kv_heads), static_cast<long long>(c.head_size),
+        c.window > 0 ? ", window" : "", c.documents ? ", documents" : "", ahead, fixed, any);
+  }
 }
 
 }  // namespace
