@@ -7,20 +7,28 @@
 
 namespace tessera {
 
+void add_device_option(CLI::App& verb, DeviceKind& device) {
+  const std::map<std::string, DeviceKind> kinds{{"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}};
+  verb.add_option("--device", device, "Where to compute: cpu, or cuda, the first GPU that this process sees")
+      ->transform(CLI::CheckedTransformer(kinds).description("cpu|cuda"))
+      ->default_str("cpu");
+}
+
 void add_inference_options(CLI::App& verb, InferenceOptions& options) {
   verb.add_option("--precision", options.precision, "Compute in fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
   verb.add_option("--threads", options.threads, "Threads; all cores if not given")
       ->check(CLI::Range(1, 4096));
+  add_device_option(verb, options.device);
 }
 
-std::unique_ptr<Device> make_inference_device(int threads) {
-  return make_device(DeviceKind::cpu, {0, threads == 0 ? available_cpus() : threads});
+std::unique_ptr<Device> make_inference_device(int threads, DeviceKind kind) {
+  return make_device(kind, {0, threads == 0 ? available_cpus() : threads});
 }
 
 InferenceModel::InferenceModel(const InferenceOptions& options, std::int64_t positions)
-    : source_(open_model(options.model)), device_(make_inference_device(options.threads)) {
+    : source_(open_model(options.model)), device_(make_inference_device(options.threads, options.device)) {
   const std::int64_t meant = source_.spec().max_positions;
   if (positions > meant)
     log::warn("sequences of {} tokens are longer than the {} positions that the model is meant for",

@@ -22,12 +22,15 @@ struct InferenceOptions {
   std::string model;               // a checkpoint or a Hugging Face directory
   std::string precision = "fp32";  // what it computes in: fp32 or bf16
   int threads = 0;                 // 0: all cores of this process
+  DeviceKind device = DeviceKind::cpu;
 };
 
-// Adds --precision and --threads to a verb.
+// Adds --device to a verb.
+void add_device_option(CLI::App& verb, DeviceKind& device);
+// Adds --precision, --threads and --device.
 void add_inference_options(CLI::App& verb, InferenceOptions& options);
 
-std::unique_ptr<Device> make_inference_device(int threads);
+std::unique_ptr<Device> make_inference_device(int threads, DeviceKind kind = DeviceKind::cpu);
 
 class InferenceModel {
  public:

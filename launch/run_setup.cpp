@@ -12,15 +12,12 @@
 #include "core/tensor/device.h"
 #include "launch/estimate.h"
 #include "launch/process.h"
+#include "parallel/comm/device_group.h"
 
 namespace tessera {
 namespace {
 
 namespace fs = std::filesystem;
-
-DeviceKind device_kind(const Config& config) {
-  return config.train.device == "cuda" ? DeviceKind::cuda : DeviceKind::cpu;
-}
 
 void check_same_program(ProcessGroup& ranks) {
   const auto builds = ranks.all_gather_text(program_build());
@@ -34,6 +31,20 @@ void check_same_config(const Config& config, ProcessGroup& ranks) {
   const auto hashes = ranks.all_gather_text(sha256_hex(bytes_of(config_json(config))));
   for (std::size_t r = 1; r < hashes.size(); ++r)
     if (hashes[r] != hashes[0]) fail_usage("ranks 0 and {} were given different configs", r);
+}
+
+int threads_of(const Config& config, const ProcessGroup& ranks) {
+  return config.train.threads.value_or(std::max(1, available_cpus() / std::max(1, ranks.ranks_on_node())));
+}
+
+void set_up_device(const Config& config, ProcessGroup& ranks, RunSetup& setup) {
+  const DeviceKind kind = config.train.device;
+  if (config.parallel.sum_order == SumOrder::native && kind != DeviceKind::cuda)
+    config.fail_at("parallel.sum_order", "'native' is for train.device: cuda, whose sums NCCL can take");
+  setup.device = make_device(kind, {device_for_rank(ranks, kind), threads_of(config, ranks)});
+  setup.device->wished_kernels = config.kernels;
+  setup.device_ranks = make_device_group(ranks, *setup.device, config.parallel.sum_order);
+  setup.ranks = setup.device_ranks ? setup.device_ranks.get() : &ranks;
 }
 
 // The tokenizer's files, from data.tokenizer or else from inside the token file.
@@ -69,10 +80,6 @@ Json model_keys(const Config& config, const TokenFileInfo& tokens) {
         std::max(config.data.seq_len, full.at("max_position_embeddings").get<std::int64_t>());
   }
   return keys;
-}
-
-int threads_of(const Config& config, const ProcessGroup& ranks) {
-  return config.train.threads.value_or(std::max(1, available_cpus() / std::max(1, ranks.ranks_on_node())));
 }
 
 // A mistake in the layout begins with its key; told at the place where the user wrote it.
@@ -114,8 +121,7 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
   check_same_program(ranks);
   check_same_config(config, ranks);
   RunSetup setup;
-  setup.device = make_device(device_kind(config), {0, threads_of(config, ranks)});
-  setup.device->wished_kernels = config.kernels;
+  set_up_device(config, ranks, setup);
   std::vector<SourceSpec> sources;
   for (const Source& source : config.data.train) sources.push_back({source.path, source.weight});
   setup.data =
@@ -194,12 +200,14 @@ void print_start_table(const Config& config, const RunSetup& setup, const Engine
                            config.model.family, spec.layers.size(), spec.hidden_size, spec.vocab_size,
                            static_cast<double>(parameter_count(spec)) / 1e6, spec.tied ? ", tied" : ""));
   if (!defaults.empty()) row("defaults", defaults);
+  const Device& device = engine.device();
   row("compute",
       fmt::format("{}, recompute {}, device {}, {} threads a rank", name_of(config.train.precision),
-                  name_of(config.train.recompute), config.train.device, engine.device().threads().size()));
+                  name_of(config.train.recompute), device.model(), setup.device->threads().size()));
   const std::string layout = text(engine.layout());
-  row("ranks", fmt::format("{} ({}){}, {} reduce groups", ranks.size(), options.how,
-                           ranks.size() == 1 ? "" : ": " + layout, groups.groups));
+  row("ranks", fmt::format("{} ({}){}, {} reduce groups{}", ranks.size(), options.how,
+                           ranks.size() == 1 ? "" : ": " + layout, groups.groups,
+                           config.parallel.sum_order == SumOrder::native ? ", sums in NCCL's order" : ""));
   row("batch",
       fmt::format("{} sequences of {} tokens a step, {} a microbatch, {} steps", config.train.global_batch,
                   config.data.seq_len, config.train.micro_batch, config.train.steps));

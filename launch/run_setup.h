@@ -17,6 +17,8 @@ namespace tessera {
 
 struct RunSetup {
   std::unique_ptr<Device> device;
+  std::unique_ptr<ProcessGroup> device_ranks;  // null where the run's own ranks move the device's memory
+  ProcessGroup* ranks = nullptr;               // those that exchange tensors
   std::unique_ptr<Dataset> data;
   std::vector<std::unique_ptr<TokenFile>> valid;
   ModelDescription description;  // config as published, tokenizer and other files

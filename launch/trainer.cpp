@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <optional>
 
 #include "checkpoint/lock.h"
@@ -10,6 +11,7 @@
 #include "core/base/progress.h"
 #include "core/tensor/device.h"
 #include "launch/batches.h"
+#include "launch/estimate.h"
 #include "launch/metrics.h"
 #include "launch/process.h"
 #include "launch/run_setup.h"
@@ -42,12 +44,17 @@ struct Trainer::State {
   std::unique_ptr<Engine> engine;
   RunPosition position;
   std::unique_ptr<Metrics> metrics;
+  std::deque<StepMetrics> in_flight;  // steps whose numbers are still to come
+  Clock::time_point last_finish;
+  double smoothed = 0;  // seconds of a step
+  double longest = 0;
 
   std::int64_t choose_groups();
   void warn_of_groups(std::int64_t of_run) const;
   std::vector<Sample> load_microbatch(std::int64_t index) const;
-  StepMetrics step();
-  bool apply_update(const StepMetrics& now);
+  void step();
+  StepMetrics finish_step();
+  bool note(const StepMetrics& now);
   void validate();
   bool save();
   ExitCode train();
@@ -91,8 +98,8 @@ std::vector<Sample> Trainer::State::load_microbatch(std::int64_t index) const {
   return samples;
 }
 
-// One step of the whole run: this rank's groups, the sum over all, clip, update.
-StepMetrics Trainer::State::step() {
+// One step of the whole run: this rank's groups, the sum over all, clip, update. Its numbers come later.
+void Trainer::State::step() {
   const auto start = Clock::now();
   StepMetrics now;
   now.step = position.step;
@@ -109,36 +116,57 @@ StepMetrics Trainer::State::step() {
   const auto load = [&](std::size_t i) {
     return make_batch(microbatches[i], config.data.document_mask, engine->device(), positions);
   };
-  now.loss = engine->run_step(load, counted);
-  if (std::isnan(now.loss)) now.loss = std::abs(now.loss);  // its sign means nothing, and would be printed
+  engine->run_step(load, counted);
   now.lr = learning_rate(config.schedule, config.optimizer.lr, config.train.steps, position.step);
+  engine->update(now.lr, config.optimizer.clip);
   now.expert_slots = engine->expert_load().slots;
   now.balance = engine->expert_load().balance;
-  now.grad_norm = engine->gradient_norm();
-  const bool updated = apply_update(now);
   ++position.step;
   position.tokens += counted;
-  if (!updated) ++position.skipped;
   now.tokens = position.tokens;
+  in_flight.push_back(now);
+}
+
+// Takes the numbers of the oldest step that is under way.
+StepMetrics Trainer::State::finish_step() {
+  const StepReport report = engine->next_report();
+  StepMetrics now = std::move(in_flight.front());
+  in_flight.pop_front();
+  now.loss = report.loss;
+  now.grad_norm = report.norm;
+  ++(report.updated != 0 ? position.optimizer_steps : position.skipped);
   now.skipped = position.skipped;
-  now.step_s = seconds_since(start);
+  now.step_s = seconds_since(last_finish);
+  last_finish = Clock::now();
   now.mem_bytes =
       static_cast<std::uint64_t>(ranks.maximum(static_cast<std::int64_t>(engine->device().memory().peak)));
   const double tokens = static_cast<double>(config.train.global_batch * config.data.seq_len);
   now.tokens_per_s = tokens / now.step_s;
   now.tflops = now.tokens_per_s * flops_per_token(engine->spec(), config.data.seq_len) / 1e12;
+  smoothed = smoothed == 0 ? now.step_s : 0.9 * smoothed + 0.1 * now.step_s;
+  now.eta_s = smoothed * static_cast<double>(config.train.steps - now.step - 1);
+  longest = std::max(longest, now.step_s);
   return now;
 }
 
-// False if the numbers are not finite, and nothing was changed.
-bool Trainer::State::apply_update(const StepMetrics& now) {
-  if (!std::isfinite(now.loss) || !std::isfinite(now.grad_norm)) return false;
-  const double clip = config.optimizer.clip;
-  // As torch.nn.utils.clip_grad_norm_: the small number keeps a zero norm harmless.
-  const double factor = clip > 0 ? std::min(1.0, clip / (now.grad_norm + 1e-6)) : 1.0;
-  engine->update(now.lr, factor);
-  ++position.optimizer_steps;
-  return true;
+// Of a finished step: into the log. False where the run must end.
+bool Trainer::State::note(const StepMetrics& now) {
+  if (metrics) {
+    metrics->step(now);
+    const bool last = now.step + 1 == config.train.steps;
+    if (now.step % config.log.every == 0 || last) Metrics::print_progress(now, config.train.steps);
+  }
+  if (std::isfinite(now.loss) && std::isfinite(now.grad_norm)) return true;
+  if (config.optimizer.on_nonfinite == OnNonfinite::skip) {
+    log::info("step {}: loss {} or norm {} is not finite: skipped", now.step, now.loss, now.grad_norm);
+    return true;
+  }
+  if (ranks.rank() == 0)
+    log::error(
+        "step {}: loss {} and gradient norm {} are not finite; stopped before the update. Resume from an "
+        "earlier checkpoint with a lower learning rate, or set optimizer.on_nonfinite: skip",
+        now.step, now.loss, now.grad_norm);
+  return false;
 }
 
 void Trainer::State::validate() {
@@ -179,41 +207,26 @@ ExitCode Trainer::State::train() {
   const std::int64_t steps = config.train.steps;
   if (position.step >= steps) log::info("step {} of {} is done: nothing to train", position.step, steps);
   bool saved = true;
-  double smoothed = 0;
-  double longest = 0;
   if (config.train.watchdog) ranks.set_patience(*config.train.watchdog);
+  last_finish = Clock::now();
   while (position.step < steps) {
-    StepMetrics now = step();
-    longest = std::max(longest, now.step_s);
-    ranks.set_patience(config.train.watchdog ? *config.train.watchdog : std::max(60.0, 10 * longest));
-    smoothed = smoothed == 0 ? now.step_s : 0.9 * smoothed + 0.1 * now.step_s;
-    now.eta_s = smoothed * static_cast<double>(steps - position.step);
-    if (metrics) {
-      metrics->step(now);
-      const bool last = position.step == steps;
-      if (now.step % config.log.every == 0 || last) Metrics::print_progress(now, steps);
-    }
-    const bool finite = std::isfinite(now.loss) && std::isfinite(now.grad_norm);
-    if (!finite && config.optimizer.on_nonfinite == OnNonfinite::stop) {
-      if (ranks.rank() == 0)
-        log::error(
-            "step {}: loss {} and gradient norm {} are not finite; stopped before the update. Resume from an "
-            "earlier checkpoint with a lower learning rate, or set optimizer.on_nonfinite: skip",
-            now.step, now.loss, now.grad_norm);
-      return ExitCode::numbers_suspect;
-    }
-    if (!finite)
-      log::info("step {}: loss {} or norm {} is not finite: skipped", now.step, now.loss, now.grad_norm);
+    step();
+    const bool last = position.step == steps;
     const bool stop = ranks.maximum(stop_request()) != 0;
-    const bool due = position.step % config.checkpoint.every == 0 || position.step == steps || stop;
+    const bool due = position.step % config.checkpoint.every == 0 || last || stop;
+    const bool evaluates = config.log.eval_every > 0 && (position.step % config.log.eval_every == 0 || last);
+    // A GPU works on a step while the host prepares the next one; what is saved must be whole.
+    const std::size_t ahead = engine->runs_ahead() && !due && !evaluates ? 1 : 0;
+    while (in_flight.size() > ahead)
+      if (!note(finish_step())) return ExitCode::numbers_suspect;
+    ranks.set_patience(config.train.watchdog ? *config.train.watchdog : std::max(60.0, 10 * longest));
     if (due) saved = save();
-    if (stop && position.step < steps) {
+    if (stop && !last) {
       log::info("asked to stop: {} at step {}", saved ? "saved" : "NOT saved", position.step);
       return saved ? ExitCode::requeue : ExitCode::failure;
     }
-    const bool evaluates =
-        config.log.eval_every > 0 && (position.step % config.log.eval_every == 0 || position.step == steps);
     if (evaluates && !setup.valid.empty()) validate();
+    if (due || evaluates) last_finish = Clock::now();
   }
   return saved ? ExitCode::ok : ExitCode::failure;
 }
@@ -239,8 +252,11 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   const std::int64_t of_run = s.position.reduce_groups;
   s.position.reduce_groups = s.choose_groups();
   s.engine =
-      std::make_unique<Engine>(s.setup.description.release.spec, *s.setup.device, ranks, layout,
+      std::make_unique<Engine>(s.setup.description.release.spec, *s.setup.device, *s.setup.ranks, layout,
                                s.setup.model, s.setup.batch, s.position.reduce_groups, s.setup.optimizer);
+  const std::size_t estimated =
+      estimate_memory(s.engine->spec(), s.setup.model, s.engine->layout(), s.setup.batch, s.engine->groups());
+  s.setup.device->reserve(estimated);
   if (saved)
     load_run(*saved, *s.engine);
   else

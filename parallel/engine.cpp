@@ -1,14 +1,15 @@
 #include "parallel/engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "core/autograd/tape.h"
 #include "core/base/error.h"
 #include "core/base/mutant.h"
 #include "core/tensor/elementwise.h"
+#include "core/tensor/reductions.h"
 #include "parallel/pipeline/split.h"
-#include "parallel/tree_sum.h"
 
 namespace tessera {
 
@@ -21,8 +22,10 @@ Engine::Engine(const ModelSpec& spec, Device& device, ProcessGroup& world, const
       mesh_(world, layout.mesh),
       batch_(batch),
       groups_(plan_reduce_groups(batch.global_batch, batch.micro_batch, reduce_groups, layout.mesh.dp,
-                                 mesh_.index(Axis::dp), layout.zero >= 2)) {
+                                 mesh_.index(Axis::dp), layout.zero >= 2)),
+      reports_(device, sizeof(StepReport) / sizeof(double)) {
   build(model, optimizer);
+  lay_out_losses();
 }
 
 Engine::~Engine() = default;
@@ -53,8 +56,9 @@ void Engine::build(const ModelOptions& given, const AdamWOptions& optimizer) {
         for (const Segment& segment : parameter->segments())
           if (parameter->is_trained()) spoken_for.push_back({parameter, &segment});
   }
-  optimizer_ = std::make_unique<AdamW>(stepped, optimizer);
-  norm_ = std::make_unique<GradientNorm>(spoken_for, mesh_.world().size() == 1 ? nullptr : &mesh_.world());
+  optimizer_ = std::make_unique<AdamW>(stepped, optimizer, device_);
+  norm_ = std::make_unique<GradientNorm>(spoken_for, mesh_.world().size() == 1 ? nullptr : &mesh_.world(),
+                                         device_);
   executor_ = std::make_unique<PipelineExecutor>(schedule(), std::move(own), mesh_);
 }
 
@@ -95,7 +99,7 @@ void Engine::weights_changed() {
   }
 }
 
-double Engine::run_step(const LoadBatch& load, std::int64_t counted) {
+void Engine::run_step(const LoadBatch& load, std::int64_t counted) {
   if (mutant("mean_of_local_counts")) counted += mesh_.index(Axis::dp);
   const float inverse = counted == 0 ? 0.0F : static_cast<float>(1.0 / static_cast<double>(counted));
   const Tensor inverse_count = Tensor::from_host(&inverse, {1}, DType::f32, device_);
@@ -108,13 +112,13 @@ double Engine::run_step(const LoadBatch& load, std::int64_t counted) {
     for (std::size_t i = 0; i < microbatches().size(); ++i) evaluate(load(i));
     set_global_balance(balance_, take_expert_load(spec_, mixtures, mesh_.world()), mixtures, device_);
   }
-  const std::vector<double> losses =
+  const Tensor losses =
       executor_->run([&](int m) { return load(static_cast<std::size_t>(m)); }, inverse_count);
   mesh_.world().set_position("sums of gradients");
   for (const auto& chunk : chunks_) chunk->finish_step();
   add_tied_gradients();
   if (moe_layers(spec_) > 0) expert_load_ = take_expert_load(spec_, mixtures, mesh_.world());
-  return combine_losses(losses);
+  loss_ = combine_losses(losses);
 }
 
 std::vector<Moe*> Engine::experts() const {
@@ -127,24 +131,33 @@ std::vector<Moe*> Engine::experts() const {
 
 // Losses of a group add up over its microbatches, then over the ranks that share it, then in the tree over
 // groups, whoever ran which.
-double Engine::combine_losses(const std::vector<double>& own) const {
-  const auto each = static_cast<std::size_t>(groups_.microbatches_per_group());
-  std::vector<double> mine(static_cast<std::size_t>(groups_.local_groups));
-  for (std::size_t i = 0; i < own.size(); ++i) mine[i / each] += own[i];
-  const ProcessGroup& world = mesh_.world();
-  const std::vector<std::int64_t> counts(static_cast<std::size_t>(world.size()), groups_.local_groups);
-  const std::vector<double> all = mesh_.world().all_gather(mine, counts);
-  std::vector<double> groups(static_cast<std::size_t>(groups_.groups));
-  for (int rank = 0; rank < world.size(); ++rank) {
+void Engine::lay_out_losses() {
+  const int ranks = mesh_.world().size();
+  std::vector<std::pair<std::int64_t, std::int32_t>> places;  // group, then where its sum is
+  for (int rank = 0; rank < ranks; ++rank) {
     const MeshPlace place = place_of(mesh_.shape(), rank);
     const int dp = place[static_cast<std::size_t>(Axis::dp)];
     const ReduceGroups theirs = plan_reduce_groups(batch_.global_batch, batch_.micro_batch, groups_.groups,
                                                    mesh_.size(Axis::dp), dp, groups_.stride > 1);
     for (std::int64_t g = 0; g < groups_.local_groups; ++g)
-      groups[static_cast<std::size_t>(theirs.group(g))] +=
-          all[static_cast<std::size_t>(rank * groups_.local_groups + g)];
+      places.emplace_back(theirs.group(g), static_cast<std::int32_t>(rank * groups_.local_groups + g));
   }
-  return tree_sum(groups);
+  std::sort(places.begin(), places.end());
+  std::vector<std::int32_t> order;
+  for (const auto& [group, at] : places) order.push_back(at);
+  loss_order_ =
+      Tensor::from_host(order.data(), {static_cast<std::int64_t>(order.size())}, DType::i32, device_);
+}
+
+Tensor Engine::combine_losses(const Tensor& own) const {
+  const Tensor mine = sum_runs(own, {}, groups_.microbatches_per_group());
+  const int ranks = mesh_.world().size();
+  Tensor all = mine;
+  if (ranks > 1) {
+    all = Tensor::empty({ranks * groups_.local_groups}, DType::f64, device_);
+    mesh_.world().all_gather(all, mine);
+  }
+  return sum_by_runs(sum_runs(all, loss_order_, ranks / mesh_.size(Axis::dp)), 2);
 }
 
 // A tied matrix is used at both ends of the model; each use has its own sum, and the two add up: on one rank,
@@ -199,8 +212,21 @@ double Engine::evaluate(const Batch& batch) {
   return loss;
 }
 
-void Engine::update(double lr, double clip) {
-  optimizer_->step(lr, clip);
+double Engine::loss() const {
+  double loss = 0;
+  loss_.to_host(&loss);
+  return loss;
+}
+
+StepReport Engine::next_report() {
+  const std::vector<double> numbers = reports_.take();
+  // A NaN made by the processor carries a sign, which would be printed.
+  const auto unsigned_nan = [](double x) { return std::isnan(x) ? std::abs(x) : x; };
+  return {unsigned_nan(numbers[0]), unsigned_nan(numbers[1]), numbers[2]};
+}
+
+void Engine::update(double lr, double max_norm) {
+  reports_.post(optimizer_->step(loss_, norm_->square_sum(), lr, max_norm));
   if (balance_.kind == Balance::bias) move_choice_biases(spec_, balance_.bias_rate, expert_load_, experts());
   mesh_.world().set_position("publishing weights");
   for (const auto& chunk : chunks_) chunk->publish();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/optim/adamw.h"
+#include "core/tensor/mailbox.h"
 #include "parallel/expert_balance.h"
 #include "parallel/grad_norm.h"
 #include "parallel/layout.h"
@@ -47,11 +48,18 @@ class Engine {
 
   // Makes microbatch i of microbatches(), its positions() only, on the device.
   using LoadBatch = std::function<Batch(std::size_t i)>;
-  // Forward and backward of a step: the mean loss over its counted targets, `counted` in all; the same on
-  // every rank. Gradients are then those of the whole batch.
-  double run_step(const LoadBatch& load, std::int64_t counted);
-  double gradient_norm() const { return (*norm_)(); }
-  void update(double lr, double clip);
+  // Forward and backward of a step of `counted` targets in all. Gradients are then those of the mean loss of
+  // the whole batch. On a GPU the host goes on before the work is done, unless experts make it wait.
+  void run_step(const LoadBatch& load, std::int64_t counted);
+  // Moves the weights, unless loss or norm is not finite. `max_norm`: what clipping leaves, 0: any.
+  void update(double lr, double max_norm);
+  // The mean loss of the last step, the same on every rank; waits for it.
+  double loss() const;
+  // Of the oldest update that was not asked for, the same on every rank; waits for it.
+  StepReport next_report();
+  std::size_t reports_waiting() const { return reports_.waiting(); }
+  // Whether the host can be a step ahead: then next_report() is best asked for after the next step.
+  bool runs_ahead() const { return device_.kind() == DeviceKind::cuda; }
   // Of the last step; empty for models without experts.
   const ExpertLoad& expert_load() const { return expert_load_; }
   // Every layer's experts on this rank; for `verify`.
@@ -76,7 +84,8 @@ class Engine {
  private:
   void build(const ModelOptions& model, const AdamWOptions& optimizer);
   PipelineSchedule schedule() const;
-  double combine_losses(const std::vector<double>& own) const;
+  void lay_out_losses();
+  Tensor combine_losses(const Tensor& own) const;
   void add_tied_gradients();
   std::vector<Owned> parts(const std::function<bool(const Segment*)>& wanted) const;
   Owned part_of(const Parameter& parameter, const Segment& segment, RowRange rows) const;
@@ -91,6 +100,9 @@ class Engine {
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<GradientNorm> norm_;
   std::unique_ptr<PipelineExecutor> executor_;
+  Tensor loss_order_;  // of all ranks' groups: ranks that share one follow each other
+  Tensor loss_;        // f64 [1], of the last step
+  Mailbox reports_;
   BalanceSpec balance_;
   ExpertLoad expert_load_;
 };

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <numeric>
 #include <sstream>
 #include <tuple>
 
@@ -24,7 +24,8 @@ struct Place {
 
 }  // namespace
 
-GradientNorm::GradientNorm(const std::vector<SegmentOf>& segments, ProcessGroup* ranks) : ranks_(ranks) {
+GradientNorm::GradientNorm(const std::vector<SegmentOf>& segments, ProcessGroup* ranks, Device& device)
+    : ranks_(ranks), device_(device) {
   std::ostringstream mine;
   for (const auto& [parameter, segment] : segments) {
     const RowRange rows = owned_rows(*segment, parameter->owned());
@@ -50,15 +51,17 @@ GradientNorm::GradientNorm(const std::vector<SegmentOf>& segments, ProcessGroup*
     counts_.push_back(begin - start);
   }
   std::sort(places.begin(), places.end());
-  for (const Place& place : places) order_.push_back({place.begin, place.blocks});
+  std::vector<std::int32_t> order;
+  for (const Place& place : places)
+    for (std::int64_t i = place.begin; i < place.begin + place.blocks; ++i)
+      if (!mutant("norm_of_first_rank") || i < counts_[0]) order.push_back(static_cast<std::int32_t>(i));
+  order_ = Tensor::from_host(order.data(), {static_cast<std::int64_t>(order.size())}, DType::i32, device);
 }
 
-std::vector<double> GradientNorm::own_sums() const {
+Tensor GradientNorm::own_sums() const {
   std::int64_t count = 0;
   for (const Run& run : runs_) count += run.blocks;
-  std::vector<double> host(static_cast<std::size_t>(count));
-  if (runs_.empty()) return host;
-  const Tensor sums = Tensor::empty({count}, DType::f64, runs_[0].parameter->device());
+  Tensor sums = Tensor::empty({count}, DType::f64, device_);
   std::int64_t begin = 0;
   for (const Run& run : runs_) {
     const Tensor rows = run.parameter->owned_gradient().narrow(
@@ -66,28 +69,35 @@ std::vector<double> GradientNorm::own_sums() const {
     square_sums(rows, norm_block_rows * run.parameter->columns(), sums.narrow(0, begin, run.blocks));
     begin += run.blocks;
   }
-  sums.to_host(host.data());
-  return host;
+  return sums;
 }
 
-double GradientNorm::operator()() const {
-  std::vector<double> sums = own_sums();
-  if (ranks_ != nullptr) sums = ranks_->all_gather(sums, counts_);
-  if (mutant("norm_of_first_rank"))
-    std::fill(sums.begin() + static_cast<std::ptrdiff_t>(counts_[0]), sums.end(), 0.0);
-  double total = 0;
-  for (const Span& span : order_)
-    for (std::int64_t i = span.begin; i < span.begin + span.count; ++i)
-      total += sums[static_cast<std::size_t>(i)];
-  // A NaN made by the processor carries a sign, which would be printed.
-  return std::isnan(total) ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(total);
+Tensor GradientNorm::square_sum() const {
+  constexpr std::int64_t run = 256;
+  Tensor sums = own_sums();
+  if (ranks_ != nullptr) {
+    std::vector<Tensor> all;
+    const Tensor joined = Tensor::empty({std::accumulate(counts_.begin(), counts_.end(), std::int64_t{0})},
+                                        DType::f64, device_);
+    std::int64_t begin = 0;
+    for (const std::int64_t count : counts_) {
+      all.push_back(joined.narrow(0, begin, count));
+      begin += count;
+    }
+    ranks_->all_gather(all, sums);
+    sums = joined;
+  }
+  return sum_by_runs(sum_runs(sums, order_, run), run);
 }
 
 double gradient_norm(std::span<Parameter* const> parameters) {
   std::vector<SegmentOf> segments;
   for (Parameter* parameter : parameters)
     for (const Segment& segment : parameter->segments()) segments.push_back({parameter, &segment});
-  return GradientNorm(segments, nullptr)();
+  double squares = 0;
+  GradientNorm(segments, nullptr, parameters[0]->device()).square_sum().to_host(&squares);
+  // A NaN made by the processor carries a sign, which would be printed.
+  return std::isnan(squares) ? std::abs(squares) : std::sqrt(squares);
 }
 
 }  // namespace tessera

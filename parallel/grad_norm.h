@@ -1,5 +1,6 @@
 // The global gradient norm: every logical tensor once, whoever holds it, summed in double in an order that no
-// data-parallel, ZeRO or pipeline degree changes.
+// data-parallel, ZeRO or pipeline degree changes: blocks of rows by name and place, in runs of 256, then runs
+// of 256 of those, and so on.
 #pragma once
 
 #include <cstdint>
@@ -26,10 +27,10 @@ class GradientNorm {
   // `segments`: those whose owned rows this rank speaks for, so that over all ranks every row of every
   // logical tensor is spoken for once. Collective over `ranks`, which may be null on one rank. All outlive
   // this.
-  GradientNorm(const std::vector<SegmentOf>& segments, ProcessGroup* ranks);
+  GradientNorm(const std::vector<SegmentOf>& segments, ProcessGroup* ranks, Device& device);
 
-  // √(Σ g²) over the owned gradients. Collective; the same bits on every rank.
-  double operator()() const;
+  // Σ g² over the owned gradients, f64 [1] on the device. Collective; the same bits on every rank.
+  Tensor square_sum() const;
 
  private:
   // Consecutive blocks of one segment.
@@ -38,18 +39,16 @@ class GradientNorm {
     RowRange rows;  // of the storage
     std::int64_t blocks = 0;
   };
-  std::vector<double> own_sums() const;
+  Tensor own_sums() const;
 
   std::vector<Run> runs_;  // this rank's
   ProcessGroup* ranks_;
+  Device& device_;
   std::vector<std::int64_t> counts_;  // blocks by rank
-  struct Span {
-    std::int64_t begin = 0, count = 0;
-  };
-  std::vector<Span> order_;  // of all ranks' blocks, one rank's after another's, as they are added
+  Tensor order_;                      // of all ranks' blocks, one rank's after another's, as they are added
 };
 
-// On one rank.
+// √(Σ g²) on one rank.
 double gradient_norm(std::span<Parameter* const> parameters);
 
 }  // namespace tessera

@@ -1,7 +1,5 @@
 #include "core/optim/adamw.h"
 
-#include <cmath>
-
 #include "core/base/mutant.h"
 #include "core/tensor/device.h"
 
@@ -12,8 +10,15 @@ Kernel<AdamWArgs>& adamw_kernel() {
   return slot;
 }
 
-AdamW::AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options)
-    : parameters_(parameters.begin(), parameters.end()), options_(options) {
+Kernel<UpdateScalarsArgs>& update_scalars_kernel() {
+  static Kernel<UpdateScalarsArgs> slot("update_scalars");
+  return slot;
+}
+
+AdamW::AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options, Device& device)
+    : parameters_(parameters.begin(), parameters.end()),
+      options_(options),
+      steps_(Tensor::zeros({1}, DType::f64, device)) {
   for (const Parameter* parameter : parameters_) {
     Shape owned = parameter->shape();
     owned[0] = parameter->owned().size();
@@ -22,14 +27,19 @@ AdamW::AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options
   }
 }
 
-void AdamW::step(double lr, double clip) {
-  ++steps_;
-  const auto t = static_cast<double>(steps_);
-  const AdamWScalars now{static_cast<float>(lr), static_cast<float>(clip),
-                         static_cast<float>(1 - std::pow(options_.beta1, t)),
-                         static_cast<float>(std::sqrt(1 - std::pow(options_.beta2, t)))};
-  if (parameters_.empty()) return;
-  const Tensor scalars = Tensor::from_host(&now, {4}, DType::f32, parameters_[0]->device());
+void AdamW::set_steps(std::int64_t steps) {
+  const auto count = static_cast<double>(steps);
+  steps_.device().copy(steps_.raw(), &count, sizeof count);
+}
+
+Tensor AdamW::step(const Tensor& loss, const Tensor& squares, double lr, double max_norm) {
+  Device& device = steps_.device();
+  const double given[] = {lr, max_norm};
+  const Tensor rates = Tensor::from_host(given, {2}, DType::f64, device);
+  const Tensor scalars = Tensor::empty({4}, DType::f32, device);
+  Tensor report = Tensor::empty({3}, DType::f64, device);
+  update_scalars_kernel()({loss, squares, rates, steps_, scalars, report, options_.beta1, options_.beta2},
+                          device);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = *parameters_[i];
     if (parameter.owned().size() == 0) continue;
@@ -42,6 +52,7 @@ void AdamW::step(double lr, double clip) {
                    parameter.device());
     parameter.changed();
   }
+  return report;
 }
 
 }  // namespace tessera

@@ -14,7 +14,7 @@ namespace tessera {
 // What changes from step to step, as a tensor so that a captured graph stays valid: f32 [4].
 struct AdamWScalars {
   float lr;
-  float clip;         // the gradient is multiplied by it
+  float clip;         // the gradient is multiplied by it; NaN: nothing is to change
   float correction1;  // 1 − β1^t
   float correction2;  // √(1 − β2^t)
 };
@@ -28,19 +28,40 @@ struct AdamWArgs {
 };
 Kernel<AdamWArgs>& adamw_kernel();
 
+// What a step did, as numbers of a tensor: f64 [3].
+struct StepReport {
+  double loss;
+  double norm;     // of the gradient, before clipping
+  double updated;  // 1; or 0: loss or norm is not finite, and nothing was changed
+};
+
+// Decides an update where its gradients are, so that the host need not wait for them: the gradient is clipped
+// as by torch.nn.utils.clip_grad_norm_, whose small number keeps a zero norm harmless.
+struct UpdateScalarsArgs {
+  Tensor loss, squares;  // f64 [1]: the step's loss, and Σ g²
+  Tensor rates;          // f64 [2]: learning rate; the norm that clipping leaves, 0: any
+  Tensor steps;          // f64 [1]: updates so far; one more, if this one takes place
+  Tensor scalars;        // out: AdamWScalars
+  Tensor report;         // out: StepReport
+  double beta1, beta2;
+};
+Kernel<UpdateScalarsArgs>& update_scalars_kernel();
+
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
 };
 
 class AdamW {
  public:
-  AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options);
+  AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options, Device& device);
 
-  // One update of every parameter's owned rows from their gradients.
-  void step(double lr, double clip);
+  // One update of every parameter's owned rows from their gradients, unless loss or norm is not finite: f64
+  // [1] `loss` and Σ g², the norm that clipping leaves (0: any). Gives the StepReport, which may still be to
+  // come.
+  Tensor step(const Tensor& loss, const Tensor& squares, double lr, double max_norm);
 
-  std::int64_t steps() const { return steps_; }
-  void set_steps(std::int64_t steps) { steps_ = steps; }
+  // Updates that an earlier run has made.
+  void set_steps(std::int64_t steps);
   std::span<Parameter* const> parameters() const { return parameters_; }
   const Tensor& first_moment(std::size_t i) const { return m_[i]; }
   const Tensor& second_moment(std::size_t i) const { return v_[i]; }
@@ -49,7 +70,7 @@ class AdamW {
   std::vector<Parameter*> parameters_;
   AdamWOptions options_;
   std::vector<Tensor> m_, v_;  // f32, by parameter
-  std::int64_t steps_ = 0;
+  Tensor steps_;               // f64 [1]
 };
 
 }  // namespace tessera

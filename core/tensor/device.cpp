@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
+#include <new>
 
 #include "core/base/error.h"
 #include "core/base/progress.h"
@@ -64,6 +66,16 @@ std::string Device::identity() const {
 
 std::unique_ptr<Stream> Device::make_stream(bool) {
   return std::make_unique<EagerStream>();
+}
+
+void* Device::allocate_pinned(std::size_t bytes) {
+  void* address = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  if (address == nullptr) throw std::bad_alloc();
+  return address;
+}
+
+void Device::release_pinned(void* address) noexcept {
+  std::free(address);
 }
 
 void* Device::allocate(std::size_t bytes) {

@@ -16,11 +16,9 @@
 #include <vector>
 
 #include "core/base/thread_pool.h"
+#include "core/tensor/device_kind.h"
 
 namespace tessera {
-
-enum class DeviceKind : std::uint8_t { cpu, cuda, meta };
-const char* name(DeviceKind kind);
 
 struct DeviceOptions {
   int ordinal = 0;  // among the node's devices of this kind
@@ -37,8 +35,9 @@ struct MemoryCounters {
 class Stream {
  public:
   virtual ~Stream() = default;
-  virtual void synchronize() = 0;      // returns when all work given to it is done
-  virtual std::uint64_t record() = 0;  // an event: a mark after the work given so far
+  virtual void synchronize() = 0;                     // returns when all work given to it is done
+  virtual void synchronize(std::uint64_t event) = 0;  // returns when that mark of any stream is reached
+  virtual std::uint64_t record() = 0;                 // an event: a mark after the work given so far
   virtual void wait(
       std::uint64_t event) = 0;  // later work on this stream starts after that mark of any stream
   // Whether that mark of any stream has been reached; does not wait.
@@ -50,6 +49,7 @@ class Stream {
 class EagerStream : public Stream {
  public:
   void synchronize() override {}
+  void synchronize(std::uint64_t) override {}
   std::uint64_t record() override { return 0; }
   void wait(std::uint64_t) override {}
   bool reached(std::uint64_t) override { return true; }
@@ -81,6 +81,17 @@ class Device {
   // memory copied from may be changed, and host memory copied to holds its data.
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void zero(void* address, std::size_t bytes) = 0;
+
+  // Host memory that copies may run behind: 64-byte aligned, never null.
+  virtual void* allocate_pinned(std::size_t bytes);
+  virtual void release_pinned(void* address) noexcept;
+  // As copy, from this device to pinned memory, but on return the data may still be to come: an event of
+  // stream() tells.
+  virtual void copy_behind(void* pinned, const void* from, std::size_t bytes) { copy(pinned, from, bytes); }
+
+  // Takes memory for allocations to come, where that is worth while: `bytes` in all. Throws Error where there
+  // is less.
+  virtual void reserve(std::size_t) {}
 
   const MemoryCounters& memory() const { return memory_; }
   void reset_peak() { memory_.peak = memory_.in_use; }

@@ -15,6 +15,11 @@ Kernel<SquareSumsArgs>& square_sums_kernel() {
   return slot;
 }
 
+Kernel<SumRunsArgs>& sum_runs_kernel() {
+  static Kernel<SumRunsArgs> slot("sum_runs");
+  return slot;
+}
+
 std::int64_t tree_split(std::int64_t n) {
   return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(n)) / 2);
 }
@@ -44,6 +49,21 @@ void square_sums(const Tensor& x, std::int64_t block, const Tensor& out) {
   assert(x.dtype() == DType::f32 && x.is_contiguous() && block > 0);
   assert(out.dtype() == DType::f64 && out.numel() == (x.numel() + block - 1) / block);
   if (x.numel() > 0) square_sums_kernel()({x, block, out}, x.device());
+}
+
+Tensor sum_runs(const Tensor& x, const Tensor& order, std::int64_t run) {
+  assert(x.dtype() == DType::f64 && x.is_contiguous() && run > 0);
+  assert(!order.defined() || (order.dtype() == DType::i32 && order.is_contiguous()));
+  const std::int64_t count = order.defined() ? order.numel() : x.numel();
+  Tensor out = Tensor::empty({(count + run - 1) / run}, DType::f64, x.device());
+  if (count > 0) sum_runs_kernel()({x, order, run, out}, x.device());
+  return out;
+}
+
+Tensor sum_by_runs(Tensor x, std::int64_t run) {
+  if (x.numel() == 0) return Tensor::zeros({1}, DType::f64, x.device());
+  while (x.numel() > 1) x = sum_runs(x, {}, run);
+  return x.view({1});
 }
 
 }  // namespace tessera

@@ -29,9 +29,22 @@ struct SquareSumsArgs {
 };
 Kernel<SquareSumsArgs>& square_sums_kernel();
 
+struct SumRunsArgs {
+  Tensor x;              // f64 [n], contiguous
+  Tensor order;          // i32 [m], indices of x; undefined: all of x as it lies
+  std::int64_t run = 1;  // elements
+  Tensor out;            // f64 [⌈m / run⌉]: the sum of each run, from its first element on; not x
+};
+Kernel<SumRunsArgs>& sum_runs_kernel();
+
 // out = the tree's sum of any number of parts; bf16 is rounded once for every 64 of them.
 void tree_sum(std::vector<Tensor> parts, const Tensor& out);
 // Σ x² of each block of x.
 void square_sums(const Tensor& x, std::int64_t block, const Tensor& out);
+// The sums of runs of x, in an order given: f64 [⌈m / run⌉].
+Tensor sum_runs(const Tensor& x, const Tensor& order, std::int64_t run);
+// f64 [1]: the sum of f64 x, by runs of `run` elements, then of `run` of their sums, and so on: a run of 2 is
+// the tree. 0 for none.
+Tensor sum_by_runs(Tensor x, std::int64_t run);
 
 }  // namespace tessera

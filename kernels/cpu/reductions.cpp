@@ -52,9 +52,23 @@ void run_square_sums(const SquareSumsArgs& args, Workspace) {
   });
 }
 
+void run_sum_runs(const SumRunsArgs& args, Workspace) {
+  const auto* x = args.x.data<double>();
+  const std::int32_t* order = args.order.defined() ? args.order.data<std::int32_t>() : nullptr;
+  const std::int64_t count = order != nullptr ? args.order.numel() : args.x.numel();
+  auto* out = args.out.data<double>();
+  for (std::int64_t r = 0; r < args.out.numel(); ++r) {
+    double sum = 0;
+    for (std::int64_t i = r * args.run; i < std::min(count, (r + 1) * args.run); ++i)
+      sum += x[order != nullptr ? order[i] : i];
+    out[r] = sum;
+  }
+}
+
 const Register<TreeSumArgs> register_tree_sum(tree_sum_kernel(), {DeviceKind::cpu, "plain", run_tree_sum});
 const Register<SquareSumsArgs> register_square_sums(square_sums_kernel(),
                                                     {DeviceKind::cpu, "plain", run_square_sums});
+const Register<SumRunsArgs> register_sum_runs(sum_runs_kernel(), {DeviceKind::cpu, "plain", run_sum_runs});
 
 }  // namespace
 }  // namespace tessera

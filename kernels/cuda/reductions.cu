@@ -119,9 +119,28 @@ void run_square_sums(const SquareSumsArgs& args, Workspace) {
   });
 }
 
+// A thread per run. Few numbers: one for each microbatch, or for each sixteen rows of a parameter.
+__global__ void sum_of_runs(const double* x, const std::int32_t* order, std::int64_t count, std::int64_t run,
+                            double* out, std::int64_t runs) {
+  const std::int64_t r = grid_index();
+  if (r >= runs) return;
+  const std::int64_t end = (r + 1) * run < count ? (r + 1) * run : count;
+  double sum = 0;
+  for (std::int64_t i = r * run; i < end; ++i) sum += x[order != nullptr ? order[i] : i];
+  out[r] = sum;
+}
+
+void run_sum_runs(const SumRunsArgs& args, Workspace) {
+  const std::int32_t* order = args.order.defined() ? args.order.data<std::int32_t>() : nullptr;
+  const std::int64_t count = args.order.defined() ? args.order.numel() : args.x.numel();
+  launch(args.x.device().stream(), sum_of_runs, blocks_for(args.out.numel(), 1, 64), args.x.data<double>(),
+         order, count, args.run, args.out.data<double>(), args.out.numel());
+}
+
 const Register<TreeSumArgs> register_tree_sum(tree_sum_kernel(), {DeviceKind::cuda, "vector", run_tree_sum});
 const Register<SquareSumsArgs> register_square_sums(square_sums_kernel(),
                                                     {DeviceKind::cuda, "vector", run_square_sums});
+const Register<SumRunsArgs> register_sum_runs(sum_runs_kernel(), {DeviceKind::cuda, "plain", run_sum_runs});
 
 }  // namespace
 }  // namespace tessera::cuda

@@ -16,6 +16,8 @@
 
 #include "core/base/json.h"
 #include "core/nn/spec.h"
+#include "core/tensor/device_kind.h"
+#include "parallel/comm/sum_order.h"
 #include "parallel/layout.h"
 
 namespace tessera {
@@ -55,7 +57,7 @@ struct TrainConfig {
   std::int64_t micro_batch = 0;   // sequences a forward pass of one rank
   Precision precision = Precision::fp32;
   Recompute recompute = Recompute::none;
-  std::string device = "cpu";
+  DeviceKind device = DeviceKind::cpu;
   std::optional<int>
       watchdog;  // seconds; absent (auto): 60, or ten of the longest step so far if that is more
   std::optional<int> threads;  // of one rank; absent (auto): the cores of the machine, shared among its ranks
@@ -82,6 +84,7 @@ struct ParallelConfig {
   LayoutRequest layout;
   std::optional<int> reduce_groups;  // absent (auto): of the run's first start, dp, or from ZeRO 2 on one a
                                      // microbatch
+  SumOrder sum_order = SumOrder::tree;
 };
 
 struct ExpertsConfig {

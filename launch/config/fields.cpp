@@ -165,35 +165,36 @@ Section data_section() {
 }
 
 Section train_section() {
-  return {
-      "train",
-      "How much, and how it is computed",
-      {required(integer("steps", TESSERA_MEMBER(train.steps), 1, "Steps of the whole run")),
-       identity(
-           required(integer("global_batch", TESSERA_MEMBER(train.global_batch), 1, "Sequences in a step"))),
-       required(integer("micro_batch", TESSERA_MEMBER(train.micro_batch), 1,
-                        "Sequences in one forward pass of one rank")),
-       identity(choice<>("precision", TESSERA_MEMBER(train.precision),
-                         std::vector<std::pair<std::string, Precision>>{{"fp32", Precision::fp32},
-                                                                        {"bf16", Precision::bf16}},
-                         "Type of activations and of the weights computed with; masters stay fp32")),
-       choice<>(
-           "recompute", TESSERA_MEMBER(train.recompute),
-           std::vector<std::pair<std::string, Recompute>>{
-               {"none", Recompute::none}, {"selective", Recompute::selective}, {"full", Recompute::full}},
-           "Activations computed again in backward instead of kept: none, attention, whole blocks"),
-       choice<>("device", TESSERA_MEMBER(train.device),
-                std::vector<std::pair<std::string, std::string>>{{"cpu", "cpu"}}, "Where the model lives"),
-       auto_integer(
-           "watchdog", TESSERA_MEMBER(train.watchdog), 1 << 30,
-           "Seconds without progress after which a run ends, saying where each rank stands; auto is 60, "
-           "or ten of the longest step"),
-       auto_integer("threads", TESSERA_MEMBER(train.threads), 4096,
-                    "Threads of one rank; auto shares the machine's cores among its ranks")},
-      {},
-      {},
-      {},
-      true};
+  return {"train",
+          "How much, and how it is computed",
+          {required(integer("steps", TESSERA_MEMBER(train.steps), 1, "Steps of the whole run")),
+           identity(required(
+               integer("global_batch", TESSERA_MEMBER(train.global_batch), 1, "Sequences in a step"))),
+           required(integer("micro_batch", TESSERA_MEMBER(train.micro_batch), 1,
+                            "Sequences in one forward pass of one rank")),
+           identity(choice<>("precision", TESSERA_MEMBER(train.precision),
+                             std::vector<std::pair<std::string, Precision>>{{"fp32", Precision::fp32},
+                                                                            {"bf16", Precision::bf16}},
+                             "Type of activations and of the weights computed with; masters stay fp32")),
+           choice<>(
+               "recompute", TESSERA_MEMBER(train.recompute),
+               std::vector<std::pair<std::string, Recompute>>{
+                   {"none", Recompute::none}, {"selective", Recompute::selective}, {"full", Recompute::full}},
+               "Activations computed again in backward instead of kept: none, attention, whole blocks"),
+           choice<>("device", TESSERA_MEMBER(train.device),
+                    std::vector<std::pair<std::string, DeviceKind>>{{"cpu", DeviceKind::cpu},
+                                                                    {"cuda", DeviceKind::cuda}},
+                    "Where the model lives: cpu, or cuda, a GPU for each rank"),
+           auto_integer(
+               "watchdog", TESSERA_MEMBER(train.watchdog), 1 << 30,
+               "Seconds without progress after which a run ends, saying where each rank stands; auto is 60, "
+               "or ten of the longest step"),
+           auto_integer("threads", TESSERA_MEMBER(train.threads), 4096,
+                        "Threads of one rank; auto shares the machine's cores among its ranks")},
+          {},
+          {},
+          {},
+          true};
 }
 
 Section optimizer_section() {
@@ -296,7 +297,13 @@ Section parallel_section() {
        identity(
            auto_integer("reduce_groups", TESSERA_MEMBER(parallel.reduce_groups), most_ranks,
                         "Groups in which a step's gradients are summed; auto is dp of the first start, or "
-                        "with zero 2 and 3 the microbatches of a step"))},
+                        "with zero 2 and 3 the microbatches of a step")),
+       choice<>(
+           "sum_order", TESSERA_MEMBER(parallel.sum_order),
+           std::vector<std::pair<std::string, SumOrder>>{{"tree", SumOrder::tree},
+                                                         {"native", SumOrder::native}},
+           "Order of sums over ranks on GPUs: tree gives the same bits on any number of data-parallel ranks; "
+           "native is NCCL's own, faster")},
       {},
       {},
       {},

@@ -7,6 +7,7 @@
 #include "core/models/family.h"
 #include "launch/command_line.h"
 #include "launch/config/config.h"
+#include "launch/inference.h"
 #include "launch/verify/report.h"
 #include "launch/verify/shrink.h"
 
@@ -19,6 +20,7 @@ struct Arguments {
   int ranks = 0;  // 0: as many as the config's axes need
   bool all = false;
   std::string precision = "fp32";
+  DeviceKind device = DeviceKind::cpu;
 };
 
 // The model's spec from the config alone: no file of tokens is opened.
@@ -42,17 +44,24 @@ int least_ranks(const LayoutRequest& request) {
   return std::max(model * dp, model == 1 ? 2 : 1);
 }
 
+// What the runs compute in, and on.
+struct Place {
+  DType compute;
+  DeviceKind device;
+};
+
 verify::Comparison check(const Config& config, const ModelSpec& spec, const ParallelLayout& layout,
-                         DType compute, verify::Small& small) {
-  small = verify::shrink(config, spec, layout, compute);
+                         const Place& place, verify::Small& small) {
+  small = verify::shrink(config, spec, layout, place.compute);
+  small.subject.device = place.device;
   const verify::Record one = verify::run(small.subject, {});
   const verify::Record many = verify::run(small.subject, small.layout, &one.choices);
   return verify::compare(small.subject, small.layout, one, many);
 }
 
-int check_one(const Config& config, const ModelSpec& spec, const ParallelLayout& layout, DType compute) {
+int check_one(const Config& config, const ModelSpec& spec, const ParallelLayout& layout, const Place& place) {
   verify::Small small;
-  const verify::Comparison result = check(config, spec, layout, compute, small);
+  const verify::Comparison result = check(config, spec, layout, place, small);
   const ModelSpec& tiny = small.subject.spec;
   std::printf(
       "%s, scaled down: %zu layers, hidden size %lld, vocabulary %lld, %lld tokens; %lld sequences a step, "
@@ -65,7 +74,7 @@ int check_one(const Config& config, const ModelSpec& spec, const ParallelLayout&
 }
 
 int check_all(const Config& config, const ModelSpec& spec, const BatchShape& batch, int ranks,
-              DType compute) {
+              const Place& place) {
   int faults = 0;
   const std::vector<ParallelLayout> layouts = all_layouts(config.parallel.layout, spec, batch, ranks);
   if (layouts.empty())
@@ -73,7 +82,7 @@ int check_all(const Config& config, const ModelSpec& spec, const BatchShape& bat
                batch.microbatches());
   for (const ParallelLayout& layout : layouts) {
     verify::Small small;
-    const verify::Comparison result = check(config, spec, layout, compute, small);
+    const verify::Comparison result = check(config, spec, layout, place, small);
     std::printf("%s  %-44s  %s\n", result.fault ? "NO " : "yes", text(layout).c_str(),
                 verify::verdict(result).c_str());
     std::fflush(stdout);
@@ -87,10 +96,10 @@ int verify_config(const Arguments& arguments) {
   const Config config = load_config(arguments.config, arguments.overrides);
   const ModelSpec spec = spec_of(config);
   const BatchShape batch{config.train.global_batch, config.train.micro_batch, config.data.seq_len};
-  const DType compute = arguments.precision == "bf16" ? DType::bf16 : DType::f32;
+  const Place place{arguments.precision == "bf16" ? DType::bf16 : DType::f32, arguments.device};
   const int ranks = arguments.ranks > 0 ? arguments.ranks : least_ranks(config.parallel.layout);
-  if (arguments.all) return check_all(config, spec, batch, ranks, compute);
-  return check_one(config, spec, plan_layout(config.parallel.layout, spec, batch, ranks), compute);
+  if (arguments.all) return check_all(config, spec, batch, ranks, place);
+  return check_one(config, spec, plan_layout(config.parallel.layout, spec, batch, ranks), place);
 }
 
 }  // namespace
@@ -108,6 +117,7 @@ void add_verify_verb(CLI::App& app, Action& chosen) {
   verb->add_option("--precision", arguments->precision, "Compute in fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  add_device_option(*verb, arguments->device);
   verb->footer(
       "Example:\n"
       "  tessera verify configs/llama-3.1-8b.yaml parallel.tp=2 parallel.zero=1 --ranks 4\n\n"

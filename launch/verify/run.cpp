@@ -93,18 +93,18 @@ class RankRun {
       tokens_.microbatch = step_ * subject_.batch.microbatches() + microbatches[i];
       return make_batch(samples, subject_.document_mask, *device_, engine_.positions());
     };
-    const double loss = engine_.run_step(load, counted_targets(subject_, step_));
-    const double norm = engine_.gradient_norm();
+    engine_.run_step(load, counted_targets(subject_, step_));
     if (step_ == 0)
       for (const Engine::Owned& part : engine_.owned())
         if (part.gradient.defined())
           collector_.add(record_.gradients, part.name, part.global, part.row, part.column, part.gradient);
+    engine_.update(subject_.lr, subject_.clip);
+    const StepReport report = engine_.next_report();
     if (engine_.mesh().world().rank() == 0) {
-      record_.losses.push_back(loss);
+      record_.losses.push_back(report.loss);
       record_.balances.push_back(engine_.expert_load().balance);
-      record_.norms.push_back(norm);
+      record_.norms.push_back(report.norm);
     }
-    engine_.update(subject_.lr, subject_.clip > 0 ? std::min(1.0, subject_.clip / (norm + 1e-6)) : 1.0);
     if (step_ == 0)
       for (const Engine::Owned& part : engine_.owned())
         collector_.add(record_.updated, part.name, part.global, part.row, part.column, part.weight);

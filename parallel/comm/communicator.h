@@ -42,6 +42,7 @@ class ProcessGroup {
   int size() const { return size_; }
   virtual const char* kind() const = 0;  // "threads", "mpi", "nccl"
   virtual int ranks_on_node() const = 0;
+  virtual int rank_on_node() const = 0;  // among those
 
   // x becomes the sum over ranks, F32 or BF16 (in fp32, rounded once), added in the balanced tree of
   // parallel/tree_sum.h over ranks: the same bits on every rank, and for any number of ranks whose parts are

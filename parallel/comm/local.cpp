@@ -249,6 +249,7 @@ class LocalGroup : public ProcessGroup {
       : ProcessGroup(rank, world->size()), world_(std::move(world)) {}
   const char* kind() const override { return "threads"; }
   int ranks_on_node() const override { return size(); }
+  int rank_on_node() const override { return rank(); }
   void set_patience(double seconds) override { world_->hub().set_patience(seconds); }
   void set_position(const std::string& text) override {
     world_->hub().set_position(world_->member(rank()), text);

@@ -104,6 +104,7 @@ class MpiGroup : public ProcessGroup {
     MPI_Comm node = MPI_COMM_NULL;
     check(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node), "Comm_split_type");
     MPI_Comm_size(node, &on_node_);
+    MPI_Comm_rank(node, &rank_on_node_);
     MPI_Comm_free(&node);
   }
   ~MpiGroup() override {
@@ -111,6 +112,7 @@ class MpiGroup : public ProcessGroup {
   }
   const char* kind() const override { return "mpi"; }
   int ranks_on_node() const override { return on_node_; }
+  int rank_on_node() const override { return rank_on_node_; }
   void set_position(const std::string& text) override { watch_->position = text; }
   void set_patience(double seconds) override { watch_->patience = forced_patience().value_or(seconds); }
   // A rank that fails ends all processes: there is none to hear of.
@@ -245,6 +247,7 @@ class MpiGroup : public ProcessGroup {
   std::shared_ptr<Watch> watch_;
   bool checked_;
   int on_node_ = 1;
+  int rank_on_node_ = 0;
 };
 
 }  // namespace

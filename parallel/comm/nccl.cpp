@@ -63,6 +63,7 @@ class NcclGroup : public ProcessGroup {
 
   const char* kind() const override { return "nccl"; }
   int ranks_on_node() const override { return host_.ranks_on_node(); }
+  int rank_on_node() const override { return host_.rank_on_node(); }
   void set_position(const std::string& text) override { host_.set_position(text); }
   void set_patience(double seconds) override { host_.set_patience(seconds); }
   void still_waiting(const std::string& call, double seconds) override { host_.still_waiting(call, seconds); }

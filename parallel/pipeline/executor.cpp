@@ -12,8 +12,8 @@ PipelineExecutor::PipelineExecutor(PipelineSchedule schedule, std::vector<Sharde
   mesh_.group(Axis::pp).connect();
 }
 
-std::vector<double> PipelineExecutor::run(const BatchOf& batch_of, const Tensor& inverse_count) {
-  losses_.assign(static_cast<std::size_t>(schedule_.shape.microbatches), 0.0);
+Tensor PipelineExecutor::run(const BatchOf& batch_of, const Tensor& inverse_count) {
+  losses_ = Tensor::zeros({schedule_.shape.microbatches}, DType::f64, inverse_count.device());
   const int stage = mesh_.index(Axis::pp);
   const int stages = mesh_.size(Axis::pp);
   for (const PipelineAction& action : schedule_.actions[static_cast<std::size_t>(stage)]) {
@@ -78,7 +78,7 @@ void PipelineExecutor::forward(const PipelineAction& action, const Batch& batch,
     return;
   }
   live.output = model.loss(y, batch, inverse_count);
-  live.output.to_host(&losses_[static_cast<std::size_t>(microbatch)]);
+  losses_.narrow(0, microbatch, 1).copy_from(live.output.detach().view({1}));
 }
 
 void PipelineExecutor::backward_input(const PipelineAction& action, WeightTasks* tasks) {

@@ -22,10 +22,11 @@ class PipelineExecutor {
   // `chunks`: this stage's, lowest first.
   PipelineExecutor(PipelineSchedule schedule, std::vector<ShardedModel*> chunks, const Mesh& mesh);
 
-  // One step. `batch_of(m)` makes microbatch m, once for every chunk. Returns the loss of each microbatch: on
-  // the last stage this rank's share of it, elsewhere zeros. An Error names stage, microbatch and action.
+  // One step. `batch_of(m)` makes microbatch m, once for every chunk. Returns the loss of each microbatch,
+  // f64 on the device: on the last stage this rank's share of it, elsewhere zeros. An Error names stage,
+  // microbatch and action.
   using BatchOf = std::function<Batch(int microbatch)>;
-  std::vector<double> run(const BatchOf& batch_of, const Tensor& inverse_count);
+  Tensor run(const BatchOf& batch_of, const Tensor& inverse_count);
 
  private:
   // What a microbatch leaves on a chunk between forward and backward.
@@ -50,7 +51,7 @@ class PipelineExecutor {
   const Mesh& mesh_;
   std::map<std::pair<int, int>, Live> live_;  // by chunk and microbatch
   Shape hidden_shape_;
-  std::vector<double> losses_;
+  Tensor losses_;
 };
 
 }  // namespace tessera

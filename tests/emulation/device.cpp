@@ -1,6 +1,7 @@
 #include "tests/emulation/device.h"
 
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <set>
 
@@ -46,9 +47,20 @@ class EmulatedCudaDevice::EmulatedStream : public KernelStream {
 
   void synchronize() override {
     device_.throw_noted();
+    ++device_.host_waits_;
     device_.hazards_.synchronize(number_);
+    device_.deliver(std::numeric_limits<std::uint64_t>::max());
   }
-  std::uint64_t record() override { return device_.hazards_.record(number_); }
+  void synchronize(std::uint64_t event) override {
+    device_.throw_noted();
+    device_.hazards_.note_reached(event);
+    device_.deliver(event);
+  }
+  std::uint64_t record() override {
+    const std::uint64_t event = device_.hazards_.record(number_);
+    device_.next_event_ = event + 1;
+    return event;
+  }
   void wait(std::uint64_t event) override { device_.hazards_.wait(number_, event); }
   // Drawn, as nothing here takes time: what asks must cope with either answer.
   bool reached(std::uint64_t event) override {
@@ -166,10 +178,7 @@ void EmulatedCudaDevice::transfer(int stream, std::span<const Transfer> pieces) 
 
 void EmulatedCudaDevice::touch(const void* address, std::size_t bytes, bool write, const char* doing) {
   const auto allocation = find(address, bytes, doing);
-  if (allocation == live_.end()) {
-    hazards_.synchronize(compute);
-    return;
-  }
+  if (allocation == live_.end()) return;  // host memory: it goes by slots that the host need not wait for
   access(compute, allocation, address, bytes, write, doing);
 }
 
@@ -178,8 +187,28 @@ void EmulatedCudaDevice::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
   hazards_.begin(compute);
   touch(from, bytes, false, "copying from");
-  touch(to, bytes, true, "copying to");
+  if (find(to, bytes, "copying to") == live_.end()) {
+    ++host_waits_;
+    hazards_.synchronize(compute);
+  } else {
+    touch(to, bytes, true, "copying to");
+  }
   std::memmove(to, from, bytes);
+}
+
+void EmulatedCudaDevice::copy_behind(void* pinned, const void* from, std::size_t bytes) {
+  throw_noted();
+  hazards_.begin(compute);
+  touch(from, bytes, false, "copying from");
+  late_.push_back({static_cast<std::byte*>(pinned), {bytes_at(from), bytes_at(from) + bytes}, next_event_});
+  std::memset(pinned, 0xff, bytes);  // NaN, to be seen where it is read too early
+}
+
+void EmulatedCudaDevice::deliver(std::uint64_t event) {
+  while (!late_.empty() && late_.front().event <= event) {
+    std::memcpy(late_.front().to, late_.front().content.data(), late_.front().content.size());
+    late_.pop_front();
+  }
 }
 
 void EmulatedCudaDevice::zero(void* address, std::size_t bytes) {

@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/tensor/device.h"
 #include "tests/emulation/hazards.h"
@@ -32,6 +33,7 @@ class EmulatedCudaDevice : public Device {
   std::unique_ptr<Stream> make_stream(bool urgent) override;
   void copy(void* to, const void* from, std::size_t bytes) override;
   void zero(void* address, std::size_t bytes) override;
+  void copy_behind(void* pinned, const void* from, std::size_t bytes) override;
 
   std::string model() const override { return model_name; }
   std::string identity() const override { return identity_name; }
@@ -40,6 +42,8 @@ class EmulatedCudaDevice : public Device {
 
   // Allocations whose guard zones had changed, and those released too early, since the start.
   int violations() const { return violations_; }
+  // How often the host waited for all work so far.
+  int host_waits() const { return host_waits_; }
 
  protected:
   void* do_allocate(std::size_t bytes) override;
@@ -63,7 +67,14 @@ class EmulatedCudaDevice : public Device {
               bool write, const char* doing);
   void touch(const void* address, std::size_t bytes, bool write, const char* doing);
   void throw_noted();
+  // Copies that stay behind, up to an event.
+  void deliver(std::uint64_t event);
 
+  struct LateCopy {
+    std::byte* to;
+    std::vector<std::byte> content;
+    std::uint64_t event;  // the first one after it
+  };
   Random random_;
   Hazards hazards_;
   Allocations live_;
@@ -72,6 +83,9 @@ class EmulatedCudaDevice : public Device {
   std::size_t released_bytes_ = 0;
   std::string noted_;  // an error found where none may be thrown
   int violations_ = 0;
+  int host_waits_ = 0;
+  std::uint64_t next_event_ = 0;
+  std::deque<LateCopy> late_;
   std::unique_ptr<Stream> stream_;
 };
 

@@ -248,12 +248,40 @@ OpCase square_sums_case() {
           .differentiable = false};
 }
 
+// Squares' sums in blocks of one, then every third of them from the last on, by runs of 7; and the whole, by
+// runs of 2.
+OpCase sum_runs_case() {
+  return {.name = "sum_runs",
+          .inputs = {{"x", {100}}},
+          .parameters = {},
+          .op =
+              [](Inputs x, Weights) {
+                const Tensor squares = Tensor::empty({100}, DType::f64, x[0].device());
+                square_sums(x[0], 1, squares);
+                std::vector<std::int32_t> order;
+                for (std::int32_t i = 99; i >= 0; i -= 3) order.push_back(i);
+                const Tensor places = Tensor::from_host(
+                    order.data(), {static_cast<std::int64_t>(order.size())}, DType::i32, x[0].device());
+                return Tensors{sum_runs(squares, places, 7), sum_by_runs(squares, 2)};
+              },
+          .reference =
+              [](Values v) {
+                Array runs(5);
+                Array whole(1);
+                for (std::size_t i = 0; i < 34; ++i) runs[i / 7] += v[0][99 - 3 * i] * v[0][99 - 3 * i];
+                for (const double x : v[0]) whole[0] += x * x;
+                return Arrays{runs, whole};
+              },
+          .bf16 = false,
+          .differentiable = false};
+}
+
 }  // namespace
 
 std::vector<OpCase> elementwise_cases() {
-  return {add_case(),          shared_case(),   split_case(),      strided_copy_case(),
-          split_unused_case(), swiglu_case(),   convert_case(),    scale_case(),
-          adamw_case(),        tree_sum_case(), square_sums_case()};
+  return {add_case(),          shared_case(),   split_case(),       strided_copy_case(),
+          split_unused_case(), swiglu_case(),   convert_case(),     scale_case(),
+          adamw_case(),        tree_sum_case(), square_sums_case(), sum_runs_case()};
 }
 
 }  // namespace tessera::testing_ops

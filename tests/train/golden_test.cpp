@@ -59,10 +59,10 @@ void train(const fs::path& dir, int steps, const AdamWOptions& adamw, double lr,
                   {tokens.shape[0], tokens.shape[0], tokens.shape[1]}, 1, adamw);
     load_weights(engine, source);
     for (int step = 0; step < steps; ++step) {
-      const double loss =
-          engine.run_step([&](std::size_t) { return tokens.batch(*device); }, tokens.counted());
-      seen(step, engine, loss + engine.expert_load().balance);
-      engine.update(lr, std::min(1.0, clip / (engine.gradient_norm() + 1e-6)));
+      engine.run_step([&](std::size_t) { return tokens.batch(*device); }, tokens.counted());
+      seen(step, engine, engine.loss() + engine.expert_load().balance);
+      engine.update(lr, clip);
+      engine.next_report();
     }
   });
 }

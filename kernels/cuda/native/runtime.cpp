@@ -13,6 +13,7 @@
 #include "kernels/cuda/native/arena.h"
 #include "kernels/cuda/native/check.h"
 #include "kernels/cuda/native/libraries.h"
+#include "kernels/cuda/native/staging.h"
 
 namespace tessera::cuda {
 namespace {
@@ -46,23 +47,19 @@ bool done(cudaError_t answer, const char* doing) {
   return true;
 }
 
-// Waits for a stream; asks `look`, where there is one, every hundredth of a second.
-void wait_for(cudaStream_t stream, const std::function<void(double)>& look) {
-  constexpr const char* doing = "running kernels";
-  if (!look) {
-    check(cudaStreamSynchronize(stream), doing);
-    return;
-  }
+// Waits until the query says that all is done; asks `look`, where there is one, every hundredth of a second.
+template <class Query>
+void wait_for(Query query, const std::function<void(double)>& look) {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   auto looked = start;
-  while (!done(cudaStreamQuery(stream), doing)) {
+  while (!done(query(), "running kernels")) {
     const auto now = Clock::now();
     if (now - start > std::chrono::milliseconds(1))
       std::this_thread::sleep_for(std::chrono::microseconds(20));
     if (now - looked < std::chrono::milliseconds(10)) continue;
     looked = now;
-    look(std::chrono::duration<double>(now - start).count());
+    if (look) look(std::chrono::duration<double>(now - start).count());
   }
 }
 
@@ -89,10 +86,11 @@ class Events {
           "waiting for an event");
   }
 
-  bool reached(std::uint64_t event) {
-    return event < dropped_ ||
-           done(cudaEventQuery(events_[static_cast<std::size_t>(event - dropped_)]), "asking for an event");
+  cudaError_t query(std::uint64_t event) const {
+    if (event < dropped_) return cudaSuccess;
+    return cudaEventQuery(events_[static_cast<std::size_t>(event - dropped_)]);
   }
+  bool reached(std::uint64_t event) const { return done(query(event), "asking for an event"); }
 
  private:
   static constexpr std::size_t kept = 256;
@@ -114,7 +112,12 @@ class CudaStream : public Stream {
     cudaStreamSynchronize(stream_);
     cudaStreamDestroy(stream_);
   }
-  void synchronize() override { wait_for(stream_, device_.while_waiting); }
+  void synchronize() override {
+    wait_for([this] { return cudaStreamQuery(stream_); }, device_.while_waiting);
+  }
+  void synchronize(std::uint64_t event) override {
+    wait_for([this, event] { return events_->query(event); }, device_.while_waiting);
+  }
   std::uint64_t record() override { return events_->record(stream_); }
   void wait(std::uint64_t event) override { events_->wait(stream_, event); }
   bool reached(std::uint64_t event) override { return events_->reached(event); }
@@ -135,9 +138,11 @@ class CudaDevice : public Device {
     check(cudaSetDevice(options.ordinal), "selecting the GPU");
     events_ = std::make_shared<Events>();
     stream_ = std::make_unique<CudaStream>(*this, events_, false);
+    staging_ = std::make_unique<Staging>(stream_->handle());
   }
   ~CudaDevice() override {
     libraries_ = {};
+    staging_.reset();
     stream_.reset();
     for (void* segment : segments_) cudaFree(segment);
   }
@@ -163,10 +168,33 @@ class CudaDevice : public Device {
   }
   void copy(void* to, const void* from, std::size_t bytes) override {
     if (bytes == 0) return;
-    const bool meets_host = !on_device(to) || !on_device(from);
-    if (meets_host) stream_->synchronize();  // here, where it may be ended, not within the copy
+    if (on_device(to) && !on_device(from)) return staging_->copy(to, from, bytes);
+    const bool to_host = !on_device(to);
+    if (to_host) stream_->synchronize();  // here, where it may be ended, not within the copy
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_->handle()), "copying");
-    if (meets_host) stream_->synchronize();
+    if (to_host) stream_->synchronize();
+  }
+  void* allocate_pinned(std::size_t bytes) override {
+    void* address = nullptr;
+    check(cudaMallocHost(&address, bytes), "allocating pinned memory");
+    return address;
+  }
+  void release_pinned(void* address) noexcept override { cudaFreeHost(address); }
+  void copy_behind(void* pinned, const void* from, std::size_t bytes) override {
+    check(cudaMemcpyAsync(pinned, from, bytes, cudaMemcpyDeviceToHost, stream_->handle()), "copying");
+  }
+  void reserve(std::size_t bytes) override {
+    if (arena_.reserved() < bytes && !arena_.reserve(bytes - arena_.reserved())) {
+      std::size_t free = 0;
+      std::size_t total = 0;
+      check(cudaMemGetInfo(&free, &total), "asking for free memory");
+      fail(
+          "CUDA device {}: the run is estimated to take {}; {} of the GPU's {} are free: lower micro_batch "
+          "or "
+          "seq_len, set recompute: full, or share the model among more ranks",
+          ordinal(), bytes_text(static_cast<double>(bytes)), bytes_text(static_cast<double>(free)),
+          bytes_text(static_cast<double>(total)));
+    }
   }
   void zero(void* address, std::size_t bytes) override {
     if (bytes > 0) check(cudaMemsetAsync(address, 0, bytes, stream_->handle()), "zeroing memory");
@@ -200,6 +228,7 @@ class CudaDevice : public Device {
   std::vector<void*> segments_;
   std::shared_ptr<Events> events_;
   std::unique_ptr<CudaStream> stream_;
+  std::unique_ptr<Staging> staging_;
   DeviceLibraries libraries_;
 };
 
