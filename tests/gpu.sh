@@ -2,11 +2,12 @@
 # Checks the CUDA backend on a GPU and measures it.
 #
 #   tests/gpu.sh pack    where the Debian packages are: builds, and collects what the next line needs in build/gpu-ready
-#   tests/gpu.sh         on a machine with a GPU: runs what lies there; needs the driver and CUDA's libraries only
+#   tests/gpu.sh         on a machine with a GPU: runs what lies there; needs the driver and the libraries of CUDA and cuDNN only
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ready=build/gpu-ready
 if [ "${1:-}" = pack ]; then
+  launch/fetch-cudnn-frontend.sh
   cmake --preset release -B build/gpu -DTESSERA_CUDA=ON -DTESSERA_CUDA_ARCHITECTURES="${TESSERA_CUDA_ARCHITECTURES:-90}" \
     -DTESSERA_NATIVE=OFF >/dev/null
   cmake --build build/gpu --target tests_gpu
@@ -19,4 +20,4 @@ if [ "${1:-}" = pack ]; then
 fi
 [ -x "$ready/tests_gpu" ] || { echo "gpu.sh: no $ready/tests_gpu: run 'tests/gpu.sh pack' where it can be built" >&2; exit 1; }
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,power.limit --format=csv,noheader
-LD_LIBRARY_PATH=$ready/lib:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} "$ready/tests_gpu" "$@"
+LD_LIBRARY_PATH=$ready/lib:/usr/local/cuda/lib64:/usr/local/cuda/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} "$ready/tests_gpu" "$@"

@@ -1,5 +1,7 @@
 #include "core/tensor/kernel.h"
 
+#include <algorithm>
+
 #include "core/base/error.h"
 #include "core/base/log.h"
 
@@ -27,8 +29,12 @@ bool KernelSlot::allowed(const Device& device, const std::string& candidate, boo
   return wish == device.wished_kernels.end() ? !on_request : wish->second == candidate;
 }
 
-bool KernelSlot::wished(const Device& device) const {
-  return device.wished_kernels.contains(name_);
+bool KernelSlot::may_stand_in(const Device& device) const {
+  const auto wish = device.wished_kernels.find(name_);
+  return wish == device.wished_kernels.end() ||
+         std::any_of(entries_.begin(), entries_.end(), [&](const Entry& entry) {
+           return entry.device == device.kind() && entry.candidate == wish->second && !entry.on_request;
+         });
 }
 
 void KernelSlot::note_stand_in(Device& device, const std::string& candidate) const {

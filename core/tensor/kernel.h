@@ -40,8 +40,11 @@ class KernelSlot {
   explicit KernelSlot(std::string name);
   // True if `candidate` is the one wished for, or none is and it does not wait for that.
   bool allowed(const Device& device, const std::string& candidate, bool on_request) const;
-  bool wished(const Device& device) const;
-  // Warns, once for a device, that `candidate` runs unasked.
+  // True unless the wish is for what runs on request only: wishing for a default is no stronger than a
+  // default.
+  bool may_stand_in(const Device& device) const;
+  // Warns, once for a device, that `candidate` runs unasked. No choice: a resumed run chooses, and warns,
+  // anew.
   void note_stand_in(Device& device, const std::string& candidate) const;
   // In device.chosen_kernels.
   void note_choice(Device& device, const std::string& candidate) const;
@@ -63,7 +66,7 @@ class Kernel : public KernelSlot {
     std::size_t (*workspace_bytes)(const Args&) = nullptr;  // absent: none; must not read tensor data
     bool deterministic = true;
     bool on_request = false;  // runs only where device.wished_kernels names it, or
-    bool stands_in = false;   // where no wish is and no other can run; that is said in the log
+    bool stands_in = false;   // where none of the others can run; that is said in the log
     const char* takes = "";   // what can_run asks for, for messages
   };
 
@@ -81,8 +84,12 @@ class Kernel : public KernelSlot {
     const Candidate* stand_in = nullptr;
     for (const Candidate& candidate : candidates_) {
       if (candidate.device != kind || (candidate.can_run != nullptr && !candidate.can_run(args))) continue;
-      if (allowed(device, candidate.name, candidate.on_request)) return run(candidate, args, device);
-      if (candidate.stands_in && !wished(device)) stand_in = &candidate;
+      if (allowed(device, candidate.name, candidate.on_request)) {
+        run(candidate, args, device);
+        if (device.kind() != DeviceKind::meta) note_choice(device, candidate.name);
+        return;
+      }
+      if (candidate.stands_in && may_stand_in(device)) stand_in = &candidate;
     }
     if (stand_in == nullptr) no_candidate(device);
     if (device.kind() != DeviceKind::meta) note_stand_in(device, stand_in->name);
@@ -93,9 +100,7 @@ class Kernel : public KernelSlot {
   void run(const Candidate& candidate, const Args& args, Device& device) const {
     const std::size_t bytes = candidate.workspace_bytes == nullptr ? 0 : candidate.workspace_bytes(args);
     const Storage scratch(device, bytes);
-    if (device.kind() == DeviceKind::meta) return;
-    note_choice(device, candidate.name);
-    candidate.run(args, {scratch.address(), bytes});
+    if (device.kind() != DeviceKind::meta) candidate.run(args, {scratch.address(), bytes});
   }
 
   std::vector<Candidate> candidates_;
