@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <utility>
 
 #include "core/base/mutant.h"
 #include "core/tensor/device.h"
@@ -164,10 +165,19 @@ void Bucket::finish_group() {
     sum_->push(gradient_);
     return;
   }
+  for (ProcessGroup* group : ranks_.stages) group->join();  // one whole gradient at a time is on its way
   // A copy: the part would keep the whole alive.
-  sum_->push(contiguous_copy(sum_over_replicas(gradient_)));
+  sum_over_replicas(gradient_, [this](const Tensor& owned) { sum_->push(contiguous_copy(owned)); });
   gradient_ = Tensor();
   for (Parameter* parameter : parameters_) parameter->bind_gradient({});
+}
+
+void Bucket::await_sum() {
+  for (std::size_t i = 0; i < summing_.size(); ++i) {  // one stage may begin another
+    const auto [group, number] = summing_[i];
+    group->join(number);
+  }
+  summing_.clear();
 }
 
 void Bucket::sum_over_tensor_ranks() {
@@ -182,31 +192,42 @@ void Bucket::sum_over_tensor_ranks() {
         ranks_.same_heads->all_reduce(slice(gradient_, i).narrow(0, segment.begin, segment.rows));
 }
 
-// In place, stage by stage; what this rank owns of the sum.
-Tensor Bucket::sum_over_replicas(const Tensor& flat) const {
-  std::size_t begin = 0;  // the parts still in hand: [begin, end)
-  std::size_t end = cuts_.size() - 1;
-  for (ProcessGroup* group : ranks_.stages) {
-    const auto ranks = static_cast<std::size_t>(group->size());
-    const std::size_t each = (end - begin) / ranks;
-    std::vector<Tensor> parts;
-    for (std::size_t r = 0; r < ranks; ++r) {
-      const std::int64_t from = cuts_[begin + r * each];
-      parts.push_back(flat.narrow(0, from, cuts_[begin + (r + 1) * each] - from));
+// In place, stage by stage, beside other work: `then` is given what this rank owns of the sum.
+void Bucket::sum_over_replicas(const Tensor& flat, const std::function<void(const Tensor& owned)>& then) {
+  sum_stages(flat, 0, {0, std::ssize(cuts_) - 1}, then);
+}
+
+// The stages from `first`, of which this rank has the sums of parts `held`.
+void Bucket::sum_stages(const Tensor& flat, std::size_t first, Place held,
+                        const std::function<void(const Tensor& owned)>& then) {
+  if (first == ranks_.stages.size()) {
+    assert(held.begin == static_cast<std::int64_t>(index_) && held.end == held.begin + 1);
+    const Tensor sum = flat.narrow(0, own().begin, own().end - own().begin);
+    if (mutant("mean_over_ranks")) {
+      const float share = 1.0F / static_cast<float>(ranks_.all->size());
+      scale(sum, Tensor::from_host(&share, {1}, DType::f32, device_));
     }
-    begin += static_cast<std::size_t>(group->rank()) * each;
-    end = begin + each;
-    if (mutant("experts_not_reduced") && parameters_[0]->layout().ranks == Layout::Ranks::expert) continue;
-    if (mutant("sum_over_dp_forgotten") && group == ranks_.stages.front()) continue;
-    if (ranks > 1) group->reduce_scatter(parts[static_cast<std::size_t>(group->rank())], parts);
+    then(sum);
+    return;
   }
-  assert(begin == index_ && end == begin + 1);
-  const Tensor sum = flat.narrow(0, own().begin, own().end - own().begin);
-  if (mutant("mean_over_ranks")) {
-    const float share = 1.0F / static_cast<float>(ranks_.all->size());
-    scale(sum, Tensor::from_host(&share, {1}, DType::f32, device_));
+  ProcessGroup& group = *ranks_.stages[first];
+  const std::int64_t each = (held.end - held.begin) / group.size();
+  std::vector<Tensor> parts;
+  for (std::int64_t r = 0; r < group.size(); ++r) {
+    const std::int64_t from = cuts_[static_cast<std::size_t>(held.begin + r * each)];
+    const std::int64_t to = cuts_[static_cast<std::size_t>(held.begin + (r + 1) * each)];
+    parts.push_back(flat.narrow(0, from, to - from));
   }
-  return sum;
+  const std::int64_t begin = held.begin + group.rank() * each;
+  const auto next = [this, flat, first, begin, each, then] {
+    sum_stages(flat, first + 1, {begin, begin + each}, then);
+  };
+  const bool forgotten =
+      (mutant("experts_not_reduced") && parameters_[0]->layout().ranks == Layout::Ranks::expert) ||
+      (mutant("sum_over_dp_forgotten") && first == 0);
+  if (group.size() == 1 || forgotten) return next();
+  const auto call = [&] { group.reduce_scatter(parts[static_cast<std::size_t>(group.rank())], parts); };
+  summing_.emplace_back(&group, group.defer(call, next));
 }
 
 std::vector<Tensor> Bucket::parts_of(const Tensor& flat) const {
@@ -218,14 +239,19 @@ std::vector<Tensor> Bucket::parts_of(const Tensor& flat) const {
 
 void Bucket::finish_step() {
   assert(microbatches_ == count_.groups * count_.microbatches);
+  await_sum();  // of its last group
   const Tensor sum = sum_->finish();
   sum_.reset();
-  owned_sum_ = zero_ < 2 ? sum_over_replicas(sum) : sum;
-  if (zero_ == 0 && ranks_.all->size() > 1) {
-    ranks_.all->all_gather(parts_of(sum), owned_sum_);
-    owned_sum_ = sum;
+  if (zero_ < 2) {
+    sum_over_replicas(sum, [this, sum](const Tensor& owned) {
+      owned_sum_ = owned;
+      if (zero_ != 0 || ranks_.all->size() == 1) return;
+      ranks_.all->all_gather(parts_of(sum), owned_sum_);
+      owned_sum_ = sum;
+    });
+    return;
   }
-  if (zero_ < 2) return;
+  owned_sum_ = sum;
   for (std::size_t i = 0; i < parameters_.size(); ++i)
     parameters_[i]->bind_owned_gradient(owned_slice(owned_sum_, i));
 }
@@ -235,7 +261,8 @@ void Bucket::publish() {
   if (zero_ == 0 || zero_ == 3 || parameters_[0]->is_shared()) return;
   const std::vector<Tensor> parts = parts_of(views_);
   if (masters_.defined()) convert(masters_, parts[index_]);
-  if (!mutant("new_weights_not_published")) ranks_.all->all_gather(parts, parts[index_]);
+  if (mutant("new_weights_not_published")) return;
+  fetching_ = ranks_.all->defer([&] { ranks_.all->all_gather(parts, parts[index_]); });
 }
 
 void Bucket::fetch() {
@@ -243,12 +270,20 @@ void Bucket::fetch() {
   views_ = Tensor::empty({size_}, parameters_[0]->compute_dtype(), device_);
   const std::vector<Tensor> parts = parts_of(views_);
   convert(masters_, parts[index_]);
-  ranks_.all->all_gather(parts, parts[index_]);
+  fetching_ = ranks_.all->defer([&] { ranks_.all->all_gather(parts, parts[index_]); });
+}
+
+// Parameters have no view until then, and ask for it (Parameter::on_missing_view).
+void Bucket::await_fetched() {
+  if (fetching_ == 0) return;
+  ranks_.all->join(std::exchange(fetching_, 0));
+  if (zero_ != 3) return;
   for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i]->bind_view(slice(views_, i));
 }
 
 void Bucket::drop() {
   if (zero_ != 3 || parameters_[0]->is_shared()) return;
+  await_fetched();
   views_ = Tensor();
   for (Parameter* parameter : parameters_) parameter->bind_view({});
 }

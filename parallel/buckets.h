@@ -11,9 +11,13 @@
 //   2  and gradients: full ones live from a microbatch's first contribution to the end of its group
 //   3  and values: all rows are fetched when a block needs them, and dropped when it is left
 //
+// Sums over ranks and fetches are deferred (parallel/comm/communicator.h): they run beside other work where a
+// group can do that, and at once elsewhere, with the same values.
+//
 // Collective over the ranks that share a stage; the rank's thread only.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
@@ -54,15 +58,17 @@ class Bucket {
   void start_step(const GroupCount& count);
   // One more microbatch's gradients are in; at the end of a group they are summed, where ZeRO wants it.
   void microbatch_done();
-  // Sums what is left; owned gradients are then those of the step.
+  // Sums what is left; owned gradients are those of the step after await_sum().
   void finish_step();
+  void await_sum();
   // The sum of the step of owned rows, flat: equal layouts for buckets of equal shapes.
   const Tensor& owned_sum() const { return owned_sum_; }
 
-  // Makes new values of owned rows known to all ranks.
+  // Makes new values of owned rows known to all ranks, after await_fetched().
   void publish();
-  // ZeRO 3: all rows' values, while a block computes.
+  // ZeRO 3: all rows' values, while a block computes, after await_fetched().
   void fetch();
+  void await_fetched();
   void drop();
   bool can_drop() const { return zero_ == 3; }
 
@@ -77,7 +83,9 @@ class Bucket {
   void make_gradient();
   void finish_group();
   void sum_over_tensor_ranks();
-  Tensor sum_over_replicas(const Tensor& flat) const;
+  void sum_over_replicas(const Tensor& flat, const std::function<void(const Tensor& owned)>& then);
+  void sum_stages(const Tensor& flat, std::size_t first, Place held,
+                  const std::function<void(const Tensor& owned)>& then);
   std::vector<Tensor> parts_of(const Tensor& flat) const;
   Place own() const { return {cuts_[index_], cuts_[index_ + 1]}; }
   Tensor slice(const Tensor& flat, std::size_t parameter) const;
@@ -98,6 +106,8 @@ class Bucket {
   Tensor owned_sum_;                                 // F32, of own()
   Tensor masters_;                                   // F32, of own(); ZeRO 3, and 1 and 2 beside bf16 weights
   Tensor views_;                                     // compute dtype [size], or undefined
+  std::uint64_t fetching_ = 0;                       // deferred, of ranks_.all
+  std::vector<std::pair<ProcessGroup*, std::uint64_t>> summing_;  // deferred
   GroupCount count_;
   std::int64_t microbatches_ = 0;
   std::unique_ptr<TreeAccumulator> sum_;

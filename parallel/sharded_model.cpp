@@ -130,6 +130,7 @@ void ShardedModel::fetch_ahead(std::size_t unit) {
   for (const std::size_t i : {unit, in_backward() ? unit - 1 : unit + 1})
     if (needed(i))
       for (Bucket* bucket : units_[i].buckets) bucket->fetch();
+  for (Bucket* bucket : units_[unit].buckets) bucket->await_fetched();  // the other comes meanwhile
 }
 
 void ShardedModel::initialize(std::uint64_t seed) {
@@ -139,6 +140,7 @@ void ShardedModel::initialize(std::uint64_t seed) {
 
 void ShardedModel::publish() {
   for (const auto& bucket : buckets_) bucket->publish();
+  for (const auto& bucket : buckets_) bucket->await_fetched();
 }
 
 void ShardedModel::start_step(const GroupCount& count) {
@@ -157,7 +159,11 @@ void ShardedModel::microbatch_done() {
 }
 
 void ShardedModel::finish_step() {
-  for (const auto& bucket : buckets_) bucket->finish_step();
+  for (std::size_t i = 0; i < buckets_.size(); ++i) {
+    buckets_[i]->finish_step();
+    if (i > 0) buckets_[i - 1]->await_sum();  // this one's values travel meanwhile
+  }
+  if (!buckets_.empty()) buckets_.back()->await_sum();
 }
 
 std::vector<SegmentOf> ShardedModel::spoken_for() const {

@@ -44,24 +44,20 @@ int least_ranks(const LayoutRequest& request) {
   return std::max(model * dp, model == 1 ? 2 : 1);
 }
 
-// What the runs compute in, and on.
-struct Place {
-  DType compute;
-  DeviceKind device;
-};
-
 verify::Comparison check(const Config& config, const ModelSpec& spec, const ParallelLayout& layout,
-                         const Place& place, verify::Small& small) {
-  small = verify::shrink(config, spec, layout, place.compute);
-  small.subject.device = place.device;
-  const verify::Record one = verify::run(small.subject, {});
-  const verify::Record many = verify::run(small.subject, small.layout, &one.choices);
+                         const Arguments& arguments, verify::Small& small) {
+  const DType compute = arguments.precision == "bf16" ? DType::bf16 : DType::f32;
+  const verify::Place place = verify::place_on(arguments.device);
+  small = verify::shrink(config, spec, layout, compute);
+  const verify::Record one = verify::run(small.subject, {}, nullptr, place);
+  const verify::Record many = verify::run(small.subject, small.layout, &one.choices, place);
   return verify::compare(small.subject, small.layout, one, many);
 }
 
-int check_one(const Config& config, const ModelSpec& spec, const ParallelLayout& layout, const Place& place) {
+int check_one(const Config& config, const ModelSpec& spec, const ParallelLayout& layout,
+              const Arguments& arguments) {
   verify::Small small;
-  const verify::Comparison result = check(config, spec, layout, place, small);
+  const verify::Comparison result = check(config, spec, layout, arguments, small);
   const ModelSpec& tiny = small.subject.spec;
   std::printf(
       "%s, scaled down: %zu layers, hidden size %lld, vocabulary %lld, %lld tokens; %lld sequences a step, "
@@ -74,7 +70,7 @@ int check_one(const Config& config, const ModelSpec& spec, const ParallelLayout&
 }
 
 int check_all(const Config& config, const ModelSpec& spec, const BatchShape& batch, int ranks,
-              const Place& place) {
+              const Arguments& arguments) {
   int faults = 0;
   const std::vector<ParallelLayout> layouts = all_layouts(config.parallel.layout, spec, batch, ranks);
   if (layouts.empty())
@@ -82,7 +78,7 @@ int check_all(const Config& config, const ModelSpec& spec, const BatchShape& bat
                batch.microbatches());
   for (const ParallelLayout& layout : layouts) {
     verify::Small small;
-    const verify::Comparison result = check(config, spec, layout, place, small);
+    const verify::Comparison result = check(config, spec, layout, arguments, small);
     std::printf("%s  %-44s  %s\n", result.fault ? "NO " : "yes", text(layout).c_str(),
                 verify::verdict(result).c_str());
     std::fflush(stdout);
@@ -96,10 +92,9 @@ int verify_config(const Arguments& arguments) {
   const Config config = load_config(arguments.config, arguments.overrides);
   const ModelSpec spec = spec_of(config);
   const BatchShape batch{config.train.global_batch, config.train.micro_batch, config.data.seq_len};
-  const Place place{arguments.precision == "bf16" ? DType::bf16 : DType::f32, arguments.device};
   const int ranks = arguments.ranks > 0 ? arguments.ranks : least_ranks(config.parallel.layout);
-  if (arguments.all) return check_all(config, spec, batch, ranks, place);
-  return check_one(config, spec, plan_layout(config.parallel.layout, spec, batch, ranks), place);
+  if (arguments.all) return check_all(config, spec, batch, ranks, arguments);
+  return check_one(config, spec, plan_layout(config.parallel.layout, spec, batch, ranks), arguments);
 }
 
 }  // namespace

@@ -47,13 +47,13 @@ void perturb(const Subject& subject, Engine& engine) {
 // One rank's run.
 class RankRun {
  public:
-  RankRun(const Subject& subject, const ParallelLayout& layout, ProcessGroup& world, const Choices* replay,
-          Record& record, Collector& collector)
+  RankRun(const Subject& subject, const ParallelLayout& layout, ProcessGroup& world, Device& device,
+          const Choices* replay, Record& record, Collector& collector)
       : subject_(subject),
         record_(record),
         collector_(collector),
-        device_(make_device(subject.device, {world.rank() % device_count(subject.device), 1})),
-        engine_(subject.spec, *device_, world, layout, subject.model, subject.batch, subject.reduce_groups,
+        device_(device),
+        engine_(subject.spec, device_, world, layout, subject.model, subject.batch, subject.reduce_groups,
                 subject.optimizer),
         tokens_(subject.batch, engine_.positions(), engine_.mesh()),
         observer_(tokens_, replay, record, collector) {
@@ -68,12 +68,12 @@ class RankRun {
     perturb(subject_, engine_);
     for (const Engine::Owned& part : engine_.held())
       collector_.add_copy(record_, part.name, part.global, part.row, part.column, part.weight);
-    device_->reset_peak();
+    device_.reset_peak();
     for (step_ = 0; step_ < subject_.steps; ++step_) run_step();
     for (const Engine::Owned& part : engine_.owned())
       collector_.add(record_.weights, part.name, part.global, part.row, part.column, part.weight);
     const auto rank = static_cast<std::size_t>(engine_.mesh().world().rank());
-    record_.peak_bytes[rank] = device_->memory().peak;
+    record_.peak_bytes[rank] = device_.memory().peak;
     for (const Axis axis : {Axis::pp, Axis::dp, Axis::cp, Axis::tp, Axis::edp, Axis::ep, Axis::etp})
       for (const auto& [kind, bytes] : engine_.mesh().group(axis).bytes_sent())
         record_.bytes_sent[rank][std::string(name_of(axis)) + " " + kind] = bytes;
@@ -91,7 +91,7 @@ class RankRun {
       for (std::int64_t s = 0; s < subject_.batch.micro_batch; ++s)
         samples.push_back(draw_sample(subject_, static_cast<std::uint64_t>(first + s)));
       tokens_.microbatch = step_ * subject_.batch.microbatches() + microbatches[i];
-      return make_batch(samples, subject_.document_mask, *device_, engine_.positions());
+      return make_batch(samples, subject_.document_mask, device_, engine_.positions());
     };
     engine_.run_step(load, counted_targets(subject_, step_));
     if (step_ == 0)
@@ -120,7 +120,7 @@ class RankRun {
   const Subject& subject_;
   Record& record_;
   Collector& collector_;
-  std::unique_ptr<Device> device_;
+  Device& device_;
   Engine engine_;
   TokenMap tokens_;
   ChoiceObserver observer_;
@@ -173,7 +173,13 @@ Sample draw_sample(const Subject& subject, std::uint64_t ordinal) {
   return sample;
 }
 
-Record run(const Subject& subject, const ParallelLayout& layout, const Choices* replay) {
+Place place_on(DeviceKind kind) {
+  Place place;
+  place.make_device = [kind](int rank) { return tessera::make_device(kind, {rank % device_count(kind), 1}); };
+  return place;
+}
+
+Record run(const Subject& subject, const ParallelLayout& layout, const Choices* replay, const Place& place) {
   Record record;
   const auto ranks = static_cast<std::size_t>(layout.mesh.ranks());
   record.peak_bytes.resize(ranks);
@@ -181,7 +187,10 @@ Record run(const Subject& subject, const ParallelLayout& layout, const Choices* 
   record.order = execution_order(subject);
   Collector collector(subject);
   run_local_ranks(layout.mesh.ranks(), [&](ProcessGroup& world) {
-    RankRun(subject, layout, world, replay, record, collector).run();
+    const auto device =
+        place.make_device ? place.make_device(world.rank()) : make_device(DeviceKind::cpu, {0, 1});
+    const auto group = place.make_group ? place.make_group(world, *device) : nullptr;
+    RankRun(subject, layout, group ? *group : world, *device, replay, record, collector).run();
   });
   for (const Tensors* tensors : {&record.activations, &record.gradients, &record.updated, &record.weights})
     collector.check_complete(*tensors);

@@ -5,7 +5,9 @@
 // ended; any thread.
 #pragma once
 
+#include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -26,7 +28,6 @@ struct Subject {
   double clip = 1;
   std::uint64_t seed = 1;
   int steps = 3;
-  DeviceKind device = DeviceKind::cpu;  // of every rank; ranks share what devices there are
 };
 
 // A tensor's values, put together from the ranks' parts.
@@ -65,8 +66,17 @@ struct Record {
 // Sample `ordinal` of the seeded stream; documents of random length where they are masked.
 Sample draw_sample(const Subject& subject, std::uint64_t ordinal);
 
+// Where ranks run: on CPUs, exchanging host memory, unless told.
+struct Place {
+  std::function<std::unique_ptr<Device>(int rank)> make_device;
+  std::function<std::unique_ptr<ProcessGroup>(ProcessGroup& host, Device& device)> make_group;
+};
+// Ranks share what devices of the kind there are.
+Place place_on(DeviceKind kind);
+
 // `replay`: choices that tokens are made to repeat, null: they choose. Throws Error if the layout does not
 // fit.
-Record run(const Subject& subject, const ParallelLayout& layout, const Choices* replay = nullptr);
+Record run(const Subject& subject, const ParallelLayout& layout, const Choices* replay = nullptr,
+           const Place& place = {});
 
 }  // namespace tessera::verify

@@ -48,15 +48,40 @@ std::string ProcessGroup::Call::text() const {
 }
 
 void ProcessGroup::keep(std::span<const Tensor> tensors) {
-  if (deferring_ && runs_beside()) kept_.insert(kept_.end(), tensors.begin(), tensors.end());
+  if (deferring()) deferring_->kept.insert(deferring_->kept.end(), tensors.begin(), tensors.end());
 }
 
-void ProcessGroup::join() {
-  deferring_ = false;
-  do_join();
-  const auto left = std::exchange(at_join_, {});
-  for (const auto& rest : left) rest();
-  kept_.clear();
+std::uint64_t ProcessGroup::defer(const std::function<void()>& calls, std::function<void()> then) {
+  const std::uint64_t number = ++deferred_count_;
+  if (!runs_beside()) {
+    calls();
+    if (then) then();
+    return number;
+  }
+  assert(!deferring());
+  Deferred mine{number};
+  deferring_ = &mine;
+  try {
+    calls();
+  } catch (...) {  // the job ends, but tensors are still in use
+    deferring_ = nullptr;
+    deferred_.push_back(std::move(mine));
+    throw;
+  }
+  deferring_ = nullptr;
+  mine.mark = do_mark();
+  if (then) mine.at_join.push_back(std::move(then));
+  deferred_.push_back(std::move(mine));
+  return number;
+}
+
+void ProcessGroup::join(std::uint64_t until) {
+  while (!deferred_.empty() && deferred_.front().number <= until) {
+    const Deferred oldest = std::move(deferred_.front());
+    deferred_.pop_front();
+    do_wait(oldest.mark);
+    for (const auto& rest : oldest.at_join) rest();
+  }
 }
 
 void ProcessGroup::exchange(const Call& call, std::span<const Tensor> out, std::span<const Tensor> in) {
@@ -89,8 +114,8 @@ void ProcessGroup::sum_parts(const Call& call, const Tensor& out, std::span<cons
   const Tensor received = Tensor::empty({size_ * out.numel()}, out.dtype(), out.device());
   exchange(call, equal_parts(received, size_), in);
   const auto sum = [out, parts = equal_parts(received, size_)] { tree_sum(parts, out); };
-  if (deferring_ && runs_beside())
-    at_join_.emplace_back(sum);
+  if (deferring())
+    deferring_->at_join.emplace_back(sum);
   else
     sum();
 }
@@ -113,7 +138,7 @@ void ProcessGroup::all_reduce(const Tensor& x) {
     count("all_reduce", x.bytes());
     return;
   }
-  assert(!deferring_ || !runs_beside());    // its second half needs the first
+  assert(!deferring());  // its second half needs the first
   constexpr std::size_t small = 64 * 1024;  // bytes: a second round would cost more than sending more
   if (x.bytes() <= small) {
     const Tensor all = Tensor::empty({size_ * x.numel()}, x.dtype(), x.device());

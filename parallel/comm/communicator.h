@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -73,11 +74,13 @@ class ProcessGroup {
   // Collective; makes what messages on a GPU need, where they do.
   virtual void connect() {}
 
-  // What is asked for between defer() and join() may run beside later work: its results are for use after
-  // join(), tensors given are left alone until then, and calls that need earlier results come after it. The
-  // group keeps the tensors. Collective, as the calls are; a group that runs at once just goes on so.
-  void defer() { deferring_ = true; }
-  void join();
+  // Collectives that `calls` asks of this group, on tensors, may run beside later work: their results are for
+  // use after join(), which calls `then`, and tensors given are left alone until then. Only what needs no
+  // result of another may be in one `calls`. The group keeps the tensors. Collective, and so is join(). A
+  // group that runs everything at once does so here. Returns a number for join().
+  std::uint64_t defer(const std::function<void()>& calls, std::function<void()> then = {});
+  // Ends what was deferred, oldest first, up to this number: later work on the device comes after it.
+  void join(std::uint64_t until = ~std::uint64_t{0});
 
   // The group of the ranks that give the same `color`, in order of (`key`, rank here). Collective over this
   // group; the new one may outlive it and sends its own bytes.
@@ -139,10 +142,11 @@ class ProcessGroup {
   // Sums in an order of the group's own; false: there is none, and they are taken in the tree.
   virtual bool do_reduce_scatter(const Call&, const Incoming&, std::span<const Outgoing>) { return false; }
   virtual bool do_all_reduce(const Call&, const Incoming&) { return false; }
-  // Whether calls may still run when they return, and their end, for deferred ones.
+  // Whether calls may still run when they return; a mark after those so far, which later work waits for.
   virtual bool runs_beside() const { return false; }
-  virtual void do_join() {}
-  bool deferring() const { return deferring_; }
+  virtual std::uint64_t do_mark() { return 0; }
+  virtual void do_wait(std::uint64_t) {}
+  bool deferring() const { return deferring_ != nullptr; }
 
  private:
   friend class NcclGroup;  // hands host values to another group
@@ -154,9 +158,15 @@ class ProcessGroup {
   int rank_;
   int size_;
   std::map<std::string, std::uint64_t> bytes_sent_;
-  bool deferring_ = false;
-  std::vector<Tensor> kept_;                    // what deferred calls use
-  std::vector<std::function<void()>> at_join_;  // what is left of them, in their order
+  struct Deferred {
+    std::uint64_t number;
+    std::uint64_t mark = 0;
+    std::vector<Tensor> kept = {};                    // what its calls use
+    std::vector<std::function<void()>> at_join = {};  // what is left of them, in their order
+  };
+  std::uint64_t deferred_count_ = 0;
+  std::deque<Deferred> deferred_;
+  Deferred* deferring_ = nullptr;  // what calls belong to now
 };
 
 }  // namespace tessera

@@ -195,9 +195,10 @@ class NcclGroup : public ProcessGroup {
     return true;
   }
 
-  bool runs_beside() const override { return true; }
-  void do_join() override {
-    if (stream_ != nullptr) device().stream().wait(stream_->record());
+  bool runs_beside() const override { return size() > 1; }
+  std::uint64_t do_mark() override { return stream_ == nullptr ? 0 : stream_->record(); }
+  void do_wait(std::uint64_t mark) override {
+    if (stream_ != nullptr) device().stream().wait(mark);
   }
 
  private:

@@ -21,10 +21,9 @@ Subject small(const std::string& family, bool tied) {
   return subject;
 }
 
-void expect_same_training(Subject subject, const ParallelLayout& layout) {
+void expect_same_training(const Subject& subject, const ParallelLayout& layout) {
   const Record cpu = run(subject, layout);
-  subject.device = DeviceKind::cuda;
-  const Record cuda = run(subject, layout, &cpu.choices);
+  const Record cuda = run(subject, layout, &cpu.choices, place_on(DeviceKind::cuda));
   ASSERT_EQ(cuda.losses.size(), 10U);
   for (std::size_t i = 0; i < cpu.losses.size(); ++i) {
     EXPECT_NEAR(cuda.losses[i], cpu.losses[i], tolerance * cpu.losses[i]) << "step " << i;

@@ -138,8 +138,7 @@ TEST(Nccl, DeferredCallsMayNotBeUsedBeforeTheirEnd) {
   const auto gathers = [](bool joins) {
     return [joins](ProcessGroup& ranks, EmulatedCudaDevice& device) {
       const Tensor all = Tensor::empty({6}, DType::f32, device);
-      ranks.defer();
-      ranks.all_gather(all, filled(device, 3, 1));
+      ranks.defer([&] { ranks.all_gather(all, filled(device, 3, 1)); });
       if (joins) ranks.join();
       Tensor(all).zero();
       ranks.join();

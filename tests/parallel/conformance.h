@@ -160,15 +160,26 @@ inline void check_deferred(ProcessGroup& ranks, Device& device) {
   const std::vector<float> values = random_values(ranks.rank(), n);
   const Tensor in = Tensor::from_host(values.data(), {n}, DType::f32, device);
   std::vector<Tensor> results;
-  for (int i = 0; i < 3; ++i) {  // one by one, then two together
-    if (i == 1) ranks.defer();
+  std::vector<int> ended;
+  std::vector<std::uint64_t> numbers;
+  for (int i = 0; i < 4; ++i) {  // one by one, then together
     const Tensor sum = Tensor::empty({each}, DType::f32, device);
     const Tensor all = Tensor::empty({n * ranks.size()}, DType::f32, device);
-    ranks.reduce_scatter(sum, in);
-    ranks.all_gather(all, in);
+    const auto ask = [&] {
+      ranks.reduce_scatter(sum, in);
+      ranks.all_gather(all, in);
+    };
+    if (i == 0)
+      ask();
+    else
+      numbers.push_back(ranks.defer(ask, [&ended, i] { ended.push_back(i); }));
     results.insert(results.end(), {sum, all});
   }
+  ranks.join(numbers[1]);
+  ASSERT_GE(ended.size(), 2U);
   ranks.join();
+  ranks.join();  // nothing is left
+  EXPECT_EQ(ended, (std::vector<int>{1, 2, 3}));
   for (std::size_t i = 2; i < results.size(); ++i) {
     const Tensor& first = results[i % 2];
     std::vector<float> expected(static_cast<std::size_t>(first.numel()));

@@ -1,0 +1,90 @@
+// Training over NCCL, with collectives beside other work, gives the bits of training over threads.
+
+#include <gtest/gtest.h>
+
+#include "parallel/comm/nccl.h"
+#include "tests/emulation/device.h"
+#include "tests/nccl/stub.h"
+#include "tests/seed.h"
+#include "tests/verify/subjects.h"
+
+namespace tessera::verify {
+namespace {
+
+std::unique_ptr<Device> emulated(int rank) {
+  return std::make_unique<emulation::EmulatedCudaDevice>(DeviceOptions{rank}, test_seed());
+}
+
+void expect_same(const Tensors& a, const Tensors& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (const auto& [name, whole] : a) EXPECT_EQ(whole.values, b.at(name).values) << name;
+}
+
+void expect_same_training(const Subject& subject, const ParallelLayout& layout) {
+  nccl_stub::reset();
+  // The emulated memory of one rank is host memory to another: threads can exchange it.
+  const Record threads = run(subject, layout, nullptr, {emulated, {}});
+  const Record nccl =
+      run(subject, layout, nullptr,
+          {emulated, [](ProcessGroup& host, Device& device) { return make_nccl_group(host, device); }});
+  EXPECT_EQ(threads.losses, nccl.losses);
+  EXPECT_EQ(threads.norms, nccl.norms);
+  expect_same(threads.gradients, nccl.gradients);
+  expect_same(threads.weights, nccl.weights);
+  EXPECT_EQ(threads.bytes_sent, nccl.bytes_sent);
+  for (const std::string& fault : nccl_stub::faults()) ADD_FAILURE() << fault;
+  EXPECT_EQ(nccl_stub::communicators().alive, 0);
+  EXPECT_EQ(nccl_stub::communicators().aborted, 0);
+  EXPECT_GT(nccl_stub::calls().size(), 10U);
+}
+
+Subject small(const std::string& family, int steps = 1) {
+  Subject subject = subject_of(family, true, 4, 2);
+  subject.steps = steps;
+  return subject;
+}
+
+TEST(NcclLayouts, PipelinesTrainAsThreadsDo) {
+  ParallelLayout layout;
+  layout.mesh.pp = 2;
+  layout.virtual_stages = 2;  // messages of both directions between the same two ranks
+  for (const ScheduleKind schedule : {ScheduleKind::interleaved, ScheduleKind::zero_bubble}) {
+    layout.schedule = schedule;
+    if (schedule == ScheduleKind::zero_bubble) layout.virtual_stages = 1;
+    expect_same_training(small("qwen3"), layout);
+  }
+}
+
+TEST(NcclLayouts, ExpertsTrainAsThreadsDo) {
+  ParallelLayout layout;
+  layout.mesh.dp = layout.mesh.ep = 2;
+  layout.zero = 2;
+  expect_same_training(small("qwen3_moe"), layout);
+}
+
+TEST(NcclLayouts, CutModelsTrainAsThreadsDo) {
+  ParallelLayout layout;
+  layout.mesh.tp = layout.mesh.cp = 2;
+  expect_same_training(small("qwen3"), layout);
+}
+
+TEST(NcclLayouts, SumsInTwoStagesAreThoseOfThreads) {
+  ParallelLayout layout;
+  layout.mesh.dp = layout.mesh.cp = 2;
+  layout.zero = 3;
+  expect_same_training(small("qwen3"), layout);
+}
+
+class NcclZero : public testing::TestWithParam<int> {};
+
+TEST_P(NcclZero, TrainsAsThreadsDo) {
+  ParallelLayout layout;
+  layout.zero = GetParam();
+  layout.mesh.dp = 2;
+  expect_same_training(small("qwen3", 2), layout);
+}
+
+INSTANTIATE_TEST_SUITE_P(Stages, NcclZero, testing::Values(0, 1, 2, 3));
+
+}  // namespace
+}  // namespace tessera::verify
