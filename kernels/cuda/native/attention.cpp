@@ -24,14 +24,19 @@ constexpr const char* takes =
 
 std::size_t workspace_budget() {
   const char* wish = std::getenv("TESSERA_ATTENTION_WORKSPACE");
-  std::size_t mebibytes = 2048;
+  std::size_t mebibytes = 4096;
   if (wish != nullptr) {
     const char* end = wish + std::strlen(wish);
     const auto [read, error] = std::from_chars(wish, end, mebibytes);
     if (error != std::errc() || read != end || mebibytes == 0)
-      fail("TESSERA_ATTENTION_WORKSPACE={}: a number of MiB is wanted, as 4096", wish);
+      fail("TESSERA_ATTENTION_WORKSPACE={}: a number of MiB is wanted, as 8192", wish);
   }
   return mebibytes << 20;
+}
+
+// Of the smallest slice: a score matrix for each query head of a KV head.
+std::size_t least_workspace(const AttentionProblem& n) {
+  return static_cast<std::size_t>(2 * n.heads / n.kv_heads * n.queries * n.keys);
 }
 
 int compute_capability() {
@@ -73,9 +78,11 @@ const Attention::State::Planned& Attention::State::planned(const AttentionProble
   });
   if (!slices)
     fail(
-        "{}: one KV head of one row needs more than {} MiB of workspace; set TESSERA_ATTENTION_WORKSPACE to "
-        "more, or `kernels: {{attention_backward: cudnn_any_order}}` if bits may differ from run to run",
-        problem.text(), budget >> 20);
+        "{}: one KV head of one row needs {} MiB of workspace and more, {} are allowed; raise "
+        "TESSERA_ATTENTION_WORKSPACE, or use `kernels: {{attention_backward: cudnn_any_order}}` if bits may "
+        "differ "
+        "from run to run",
+        problem.text(), least_workspace(problem) >> 20, budget >> 20);
   if (!problem.deterministic && !said_any_order) {
     said_any_order = true;
     log::info(

@@ -4,10 +4,10 @@
 // (cuDNN 9.19's backward gives NaN for some others), 16-byte aligned rows; backward also more than one query
 // (it gives NaN for one). "cudnn" gives the same bits every time. Its backward's workspace grows with the
 // square of the length, so it runs in slices of the batch and of KV heads within TESSERA_ATTENTION_WORKSPACE
-// MiB (2048). "cudnn_any_order" needs less and is faster; the order of its sums, and so the last bits, vary:
-// only where `kernels: {attention_backward: cudnn_any_order}` asks for it. Document masks are compared inside
-// the kernel, which then computes masked scores too: about twice the work of a plain causal mask, without a
-// mask in memory.
+// MiB (4096). "cudnn_any_order" needs less and is faster; the order of its sums, and so the last bits, vary:
+// it runs only where `kernels: {attention_backward: cudnn_any_order}` asks for it. Document masks are
+// compared inside the kernel, which then computes masked scores too: about twice the work of a plain causal
+// mask, but no mask in memory, and any documents.
 //
 // The rank's thread only, on the device's own stream.
 #pragma once
