@@ -1,7 +1,7 @@
-// A group of ranks that exchange tensors: one interface for threads of a process and for MPI processes.
+// A group of ranks that exchange tensors: one interface for threads of a process, MPI processes and GPUs.
 //
 // Every member but send, recv and abort is collective: all ranks call it, in one order, with tensors of equal
-// dtype and size; `local` always checks that, `mpi` when TESSERA_CHECK_COLLECTIVES is set. Tensors are
+// dtype and size; `local` always checks that, others when TESSERA_CHECK_COLLECTIVES is set. Tensors are
 // contiguous, on this rank's device. An object belongs to its rank's thread. A rank that fails wakes the
 // others, whose calls throw PeerFailed.
 #pragma once

@@ -61,6 +61,11 @@ class NcclGroup : public ProcessGroup {
         options_(options),
         checked_(std::getenv("TESSERA_CHECK_COLLECTIVES") != nullptr) {}
 
+  // The end of a communicator may wait for its other rank: all take theirs in one order.
+  ~NcclGroup() override {
+    for (auto& [ends, way] : ways_) way.comm.reset();
+  }
+
   const char* kind() const override { return "nccl"; }
   int ranks_on_node() const override { return host_.ranks_on_node(); }
   int rank_on_node() const override { return host_.rank_on_node(); }
@@ -79,12 +84,11 @@ class NcclGroup : public ProcessGroup {
     host_.do_all_gather({"all_gather of NCCL ids", DType::u8, sizeof mine}, all.data(), &mine, sizeof mine);
     for (std::size_t i = 0; i < (size() == 2 ? 1U : 2U); ++i) {
       const int peer = neighbours[i];
-      make_way(out_[peer], mine[i], 0);
+      make_way({rank(), peer}, mine[i]);
       // Who comes after this rank has it as the one before, unless there are two ranks.
-      make_way(in_[peer], all[static_cast<std::size_t>(peer)][size() == 2 ? 0 : 1 - i], 1);
+      make_way({peer, rank()}, all[static_cast<std::size_t>(peer)][size() == 2 ? 0 : 1 - i]);
     }
-    for (auto* ways : {&out_, &in_})
-      for (auto& [peer, way] : *ways) way.comm->settle();
+    for (auto& [ends, way] : ways_) way.comm->settle();
     try_ways();
   }
 
@@ -129,7 +133,7 @@ class NcclGroup : public ProcessGroup {
 
   void do_send(const Call& call, const void* data, std::size_t bytes, int to, int tag) override {
     if (!on_gpu(call)) return host_.do_send(call, data, bytes, to, tag);
-    Way& way = way_of(out_, to);
+    Way& way = way_to({rank(), to});
     while (!way.sent.empty() && way.stream->reached(way.sent.front().event)) way.sent.pop_front();
     if (bytes > 0) {
       const Tensor copy = Tensor::empty({static_cast<std::int64_t>(bytes)}, DType::u8, device());
@@ -142,7 +146,7 @@ class NcclGroup : public ProcessGroup {
 
   void do_recv(const Call& call, void* data, std::size_t bytes, int from, int tag) override {
     if (!on_gpu(call)) return host_.do_recv(call, data, bytes, from, tag);
-    Way& way = way_of(in_, from);
+    Way& way = way_to({from, rank()});
     if (std::deque<Tensor>& early = way.early[tag]; !early.empty()) {
       check_size(call, early.front().bytes(), bytes, from);
       device().copy(data, early.front().raw(), bytes);
@@ -202,6 +206,7 @@ class NcclGroup : public ProcessGroup {
   }
 
  private:
+  using Ends = std::pair<int, int>;  // sender, receiver
   static constexpr Call note_call{"send of a note", DType::i64, 2};
 
   Device& device() const { return job_->device(); }
@@ -240,43 +245,37 @@ class NcclGroup : public ProcessGroup {
         fail("ranks disagree: rank 0 calls {}, rank {} calls {}", calls[0], r, calls[r]);
   }
 
-  void make_way(Way& way, const ncclUniqueId& id, int place) {
+  void make_way(const Ends& ends, const ncclUniqueId& id) {
+    Way& way = ways_[ends];
     way.stream = device().make_stream(true);
-    way.comm = std::make_unique<NcclComm>(*job_, id, 2, place);
+    way.comm = std::make_unique<NcclComm>(*job_, id, 2, ends.first == rank() ? 0 : 1);
   }
 
   // NCCL connects two ranks at their first message, and both must be there: here, so that no send waits.
   void try_ways() {
-    const Tensor byte = Tensor::zeros({1}, DType::u8, device());
-    const Tensor theirs = Tensor::zeros({static_cast<std::int64_t>(in_.size())}, DType::u8, device());
+    const Tensor bytes = Tensor::zeros({static_cast<std::int64_t>(ways_.size())}, DType::u8, device());
     const std::uint64_t ready = device().stream().record();
     std::int64_t i = 0;
-    for (auto& [peer, way] : out_) {
+    for (auto& [ends, way] : ways_) {
+      void* byte = bytes.narrow(0, i++, 1).raw();
       way.stream->wait(ready);
-      way.comm->begin("a first message", [&] {
-        return ncclSend(byte.raw(), 1, ncclUint8, 1, way.comm->get(), native(*way.stream));
+      way.comm->begin("a first message", [&, from = ends.first] {
+        return from == rank() ? ncclSend(byte, 1, ncclUint8, 1, way.comm->get(), native(*way.stream))
+                              : ncclRecv(byte, 1, ncclUint8, 0, way.comm->get(), native(*way.stream));
       });
     }
-    for (auto& [peer, way] : in_) {
-      way.stream->wait(ready);
-      way.comm->begin("a first message", [&] {
-        return ncclRecv(theirs.narrow(0, i++, 1).raw(), 1, ncclUint8, 0, way.comm->get(),
-                        native(*way.stream));
-      });
+    for (auto& [ends, way] : ways_) {
+      way.comm->settle();
+      device().stream().wait(way.stream->record());
     }
-    for (auto* ways : {&out_, &in_})
-      for (auto& [peer, way] : *ways) {
-        way.comm->settle();
-        device().stream().wait(way.stream->record());
-      }
   }
 
-  Way& way_of(std::map<int, Way>& ways, int peer) const {
+  Way& way_to(const Ends& ends) {
     job_->throw_if_failed();
-    const auto way = ways.find(peer);
-    if (way == ways.end())
-      fail("no way for messages on GPUs between ranks {} and {}: connect() makes those between neighbours",
-           rank(), peer);
+    const auto way = ways_.find(ends);
+    if (way == ways_.end())
+      fail("no way for messages on GPUs from rank {} to {}: connect() makes those between neighbours",
+           ends.first, ends.second);
     return way->second;
   }
 
@@ -311,7 +310,7 @@ class NcclGroup : public ProcessGroup {
   std::unique_ptr<ProcessGroup> notes_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<NcclComm> comm_;
-  std::map<int, Way> out_, in_;  // by peer
+  std::map<Ends, Way> ways_;
 };
 
 std::unique_ptr<ProcessGroup> make_nccl_group(ProcessGroup& host, Device& device, NcclOptions options) {

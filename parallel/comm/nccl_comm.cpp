@@ -3,6 +3,8 @@
 #include <chrono>
 #include <thread>
 
+#include "core/base/log.h"
+
 namespace tessera {
 namespace {
 
@@ -124,9 +126,11 @@ NcclComm::~NcclComm() {
     try {
       ask("ending a communicator", [&] { return ncclCommFinalize(comm_); });
       job_.take(ncclCommDestroy(std::exchange(comm_, nullptr)), call_);
-    } catch (...) {  // a failure, which has aborted it, or a peer's
-      abort();
+    } catch (const PeerFailed&) {  // who tells of it; this rank's are aborted
+    } catch (const std::exception& e) {
+      log::warn("{}", e.what());
     }
+    abort();
   }
   job_.comms_.erase(this);
 }

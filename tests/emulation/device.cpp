@@ -47,12 +47,14 @@ class EmulatedCudaDevice::EmulatedStream : public KernelStream {
 
   void synchronize() override {
     device_.throw_noted();
+    if (device_.while_waiting) device_.while_waiting(0);
     ++device_.host_waits_;
     device_.hazards_.synchronize(number_);
     device_.deliver(std::numeric_limits<std::uint64_t>::max());
   }
   void synchronize(std::uint64_t event) override {
     device_.throw_noted();
+    if (device_.while_waiting) device_.while_waiting(0);
     device_.hazards_.note_reached(event);
     device_.deliver(event);
   }

@@ -122,7 +122,7 @@ TEST(Config, MistakesHaveAPlaceAndAHint) {
       {{"train: {steps: 1, global_batch: 8, micro_batch: 2, threads: 0}"},
        "c.yaml:3:61: threads must be auto or an integer"},
       {{"train: {steps: 1, global_batch: 8, micro_batch: 2, device: gpu}"},
-       "c.yaml:3:60: device must be cpu, found 'gpu'"},
+       "c.yaml:3:60: device must be one of cpu, cuda, found 'gpu'"},
       {{"data: {train: [], seq_len: 32}"}, "c.yaml:2:15: train must not be empty"},
       {{"data: {train: a.h5, seq_len: 32}"}, "c.yaml:2:15: train must be a list of token files"},
       {{"data: {train: [{path: a.h5, weight: 0}], seq_len: 32}"},

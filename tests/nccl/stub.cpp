@@ -170,7 +170,8 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* result) {
   if (open_group.depth > 0) return fault(comm, who(*comm) + ": a question within an open group");
   int unreceived = 0;
   for (const auto& [to, messages] : comm->unreceived) unreceived += messages;
-  const bool busy = !comm->world->ready() || comm->in_progress > 0 || (comm->finalized && unreceived > 0);
+  const bool busy = !comm->world->ready() || comm->in_progress > 0 ||
+                    (comm->finalized && (unreceived > 0 || comm->world->finalized < comm->world->size));
   *result = comm->error != ncclSuccess ? comm->error : busy ? ncclInProgress : ncclSuccess;
   return ncclSuccess;
 }
@@ -180,6 +181,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   const std::string refused = fault_of_comm(comm);
   if (!refused.empty()) return fault(comm, refused);
   comm->finalized = true;
+  ++comm->world->finalized;
   return ncclInProgress;
 }
 

@@ -2,7 +2,8 @@
 //
 // Data moves once all the ranks that a call needs have made theirs; until then it is in progress. A single
 // send alone is over at once, as it is for a host whose GPU goes on, but not the first one between two ranks,
-// which makes the connection. Everything that NCCL would hang over, refuse or get wrong is a fault, which
+// which makes the connection. The end of a communicator waits for all its ranks, the most that NCCL may do.
+// Everything that NCCL would hang over, refuse or get wrong is a fault, which
 // also fails the communicators it is about. Any thread; one state for the process.
 #pragma once
 

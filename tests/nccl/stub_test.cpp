@@ -243,6 +243,15 @@ TEST_F(StubTest, FindsRanksTwiceAndOtherSizes) {
   EXPECT_EQ(faults().size(), 2U);
 }
 
+TEST_F(StubTest, AnEndWaitsForAllRanks) {
+  EXPECT_EQ(ncclCommFinalize(a.comm), ncclInProgress);
+  EXPECT_EQ(state(a), ncclInProgress);
+  ncclCommFinalize(b.comm);
+  EXPECT_EQ(state(a), ncclSuccess);
+  for (Rank* rank : {&a, &b}) EXPECT_EQ(ncclCommDestroy(std::exchange(rank->comm, nullptr)), ncclSuccess);
+  expect_none();
+}
+
 TEST_F(StubTest, FindsAnEndWithoutFinalize) {
   ncclCommDestroy(std::exchange(a.comm, nullptr));
   expect_fault("rank 0 of 2: destroyed before its end");

@@ -38,8 +38,9 @@ void expect_same_training(const Subject& subject, const ParallelLayout& layout) 
   EXPECT_GT(nccl_stub::calls().size(), 10U);
 }
 
-Subject small(const std::string& family, int steps = 1) {
-  Subject subject = subject_of(family, true, 4, 2);
+// Of as many heads, layers and microbatches.
+Subject small(const std::string& family, int heads, int steps = 1) {
+  Subject subject = subject_of(family, true, heads, 2);
   subject.steps = steps;
   return subject;
 }
@@ -51,7 +52,7 @@ TEST(NcclLayouts, PipelinesTrainAsThreadsDo) {
   for (const ScheduleKind schedule : {ScheduleKind::interleaved, ScheduleKind::zero_bubble}) {
     layout.schedule = schedule;
     if (schedule == ScheduleKind::zero_bubble) layout.virtual_stages = 1;
-    expect_same_training(small("qwen3"), layout);
+    expect_same_training(small("qwen3", 4), layout);
   }
 }
 
@@ -59,20 +60,20 @@ TEST(NcclLayouts, ExpertsTrainAsThreadsDo) {
   ParallelLayout layout;
   layout.mesh.dp = layout.mesh.ep = 2;
   layout.zero = 2;
-  expect_same_training(small("qwen3_moe"), layout);
+  expect_same_training(small("qwen3_moe", 4), layout);
 }
 
 TEST(NcclLayouts, CutModelsTrainAsThreadsDo) {
   ParallelLayout layout;
   layout.mesh.tp = layout.mesh.cp = 2;
-  expect_same_training(small("qwen3"), layout);
+  expect_same_training(small("qwen3", 2), layout);
 }
 
 TEST(NcclLayouts, SumsInTwoStagesAreThoseOfThreads) {
   ParallelLayout layout;
   layout.mesh.dp = layout.mesh.cp = 2;
   layout.zero = 3;
-  expect_same_training(small("qwen3"), layout);
+  expect_same_training(small("qwen3", 2), layout);
 }
 
 class NcclZero : public testing::TestWithParam<int> {};
@@ -81,7 +82,7 @@ TEST_P(NcclZero, TrainsAsThreadsDo) {
   ParallelLayout layout;
   layout.zero = GetParam();
   layout.mesh.dp = 2;
-  expect_same_training(small("qwen3", 2), layout);
+  expect_same_training(small("qwen3", 2, 2), layout);
 }
 
 INSTANTIATE_TEST_SUITE_P(Stages, NcclZero, testing::Values(0, 1, 2, 3));

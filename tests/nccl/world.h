@@ -43,6 +43,7 @@ class World {
  public:
   int size = 0;
   std::map<int, ncclComm*> comms;
+  int finalized = 0;
   bool dead = false;  // a rank has aborted: nothing ends any more
   bool ready() const { return static_cast<int>(comms.size()) == size; }
 
