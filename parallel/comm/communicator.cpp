@@ -138,7 +138,7 @@ void ProcessGroup::all_reduce(const Tensor& x) {
     count("all_reduce", x.bytes());
     return;
   }
-  assert(!deferring());  // its second half needs the first
+  assert(!deferring());                     // its second half needs the first
   constexpr std::size_t small = 64 * 1024;  // bytes: a second round would cost more than sending more
   if (x.bytes() <= small) {
     const Tensor all = Tensor::empty({size_ * x.numel()}, x.dtype(), x.device());
