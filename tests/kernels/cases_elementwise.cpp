@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/ops/add.h"
 #include "core/ops/split.h"
@@ -203,6 +205,60 @@ OpCase adamw_case() {
           .differentiable = false};
 }
 
+// After two updates a third that clips, and one that a loss that is not finite forbids.
+OpCase update_scalars_case() {
+  constexpr double lr = 0.01;
+  constexpr double most = 0.5;
+  return {.name = "update_scalars",
+          .inputs = {{"g", {100}}, {"l", {1}}},
+          .parameters = {},
+          .op =
+              [](Inputs x, Weights) {
+                Device& device = x[0].device();
+                const Tensor sums = Tensor::empty({2}, DType::f64, device);
+                square_sums(x[0], 100, sums.narrow(0, 0, 1));
+                square_sums(x[1], 1, sums.narrow(0, 1, 1));
+                const double given[] = {lr, most, 2, std::numeric_limits<double>::infinity()};
+                const Tensor host = Tensor::from_host(given, {4}, DType::f64, device);
+                const Tensor steps = host.narrow(0, 2, 1);
+                const Tensor scalars = Tensor::empty({8}, DType::f32, device);
+                const Tensor reports = Tensor::empty({6}, DType::f64, device);
+                update_scalars_kernel()({sums.narrow(0, 1, 1), sums.narrow(0, 0, 1), host.narrow(0, 0, 2),
+                                         steps, scalars.narrow(0, 0, 4), reports.narrow(0, 0, 3), 0.9, 0.95},
+                                        device);
+                update_scalars_kernel()({host.narrow(0, 3, 1), sums.narrow(0, 0, 1), host.narrow(0, 0, 2),
+                                         steps, scalars.narrow(0, 4, 4), reports.narrow(0, 3, 3), 0.9, 0.95},
+                                        device);
+                // A NaN has no place in a comparison: whether it is one. Nothing moves where it is.
+                const Tensor nothing = Tensor::zeros({1}, DType::f32, device);
+                const Tensor one = x[1].detach();
+                const Tensor moment = Tensor::zeros({1}, DType::f32, device);
+                adamw_kernel()({one, one, moment, nothing, scalars.narrow(0, 4, 4), 0.9F, 0.95F, 1e-8F, 0.1F},
+                               device);
+                return Tensors{scalars.narrow(0, 0, 4),
+                               reports.narrow(0, 0, 3),
+                               steps,
+                               reports.narrow(0, 5, 1),
+                               one,
+                               moment};
+              },
+          .reference =
+              [](Values v) {
+                double squares = 0;
+                for (const double g : v[0]) squares += g * g;
+                const double norm = std::sqrt(squares);
+                return Arrays{{lr, std::min(1.0, most / (norm + 1e-6)), 1 - std::pow(0.9, 3),
+                               std::sqrt(1 - std::pow(0.95, 3))},
+                              {v[1][0] * v[1][0], norm, 1},
+                              {3},
+                              {0},
+                              {v[1][0]},
+                              {0}};
+              },
+          .bf16 = false,
+          .differentiable = false};
+}
+
 // Seven parts: a tree with a lopsided right half.
 OpCase tree_sum_case() {
   OpCase test{.name = "tree_sum",
@@ -279,9 +335,9 @@ OpCase sum_runs_case() {
 }  // namespace
 
 std::vector<OpCase> elementwise_cases() {
-  return {add_case(),          shared_case(),   split_case(),       strided_copy_case(),
-          split_unused_case(), swiglu_case(),   convert_case(),     scale_case(),
-          adamw_case(),        tree_sum_case(), square_sums_case(), sum_runs_case()};
+  return {add_case(),      shared_case(),      split_case(),   strided_copy_case(), split_unused_case(),
+          swiglu_case(),   convert_case(),     scale_case(),   adamw_case(),        update_scalars_case(),
+          tree_sum_case(), square_sums_case(), sum_runs_case()};
 }
 
 }  // namespace tessera::testing_ops

@@ -156,7 +156,7 @@ TEST(NcclFailure, ALateErrorIsOneLineAndAbortsAll) {
     ranks.all_reduce(x);
     half->all_reduce(x);
     ranks.barrier();
-    if (ranks.rank() == 2) nccl_stub::break_call(4, 2, 2, ncclRemoteError);
+    if (ranks.rank() == 2) nccl_stub::break_call(4, 2, 1, ncclRemoteError);
     ranks.broadcast(x, 1);
   });
   expect_words(cause, {"rank 2: rank 2 on cuda 2 (emulated GPU): NCCL failed in broadcast of 6 F32: remote",
@@ -180,7 +180,7 @@ TEST(NcclFailure, IsFoundWhileTheHostWaitsForTheDevice) {
     }
     ranks.barrier();
   });
-  expect_words(cause, {"rank 1 on cuda 1", "NCCL failed in all_gather of F32 parts: unhandled system error",
+  expect_words(cause, {"rank 1 on cuda 1", "NCCL failed in all_gather of 6 F32: unhandled system error",
                        "NCCL_SOCKET_IFNAME"});
 }
 
