@@ -22,8 +22,9 @@ const DeviceBackend& backend_of(DeviceKind kind) {
   const DeviceBackend& backend = backends()[static_cast<std::size_t>(kind)];
   if (backend.make == nullptr)
     fail_usage(
-        "device '{}' is not in this build: configure it with -DTESSERA_{}=ON where its toolkit is installed",
-        name(kind), kind == DeviceKind::cuda ? "CUDA" : "CPU");
+        "device '{}' is not in this build: install the CUDA toolkit and build again (cmake --preset release "
+        "-DTESSERA_CUDA=ON), or compute on the CPU (train.device: cpu)",
+        name(kind));
   return backend;
 }
 

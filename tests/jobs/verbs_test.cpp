@@ -53,6 +53,14 @@ TEST_F(Verbs, DataInspectWritesWhatTheStepsTrainOn) {
   }
 }
 
+TEST_F(Verbs, WithoutAGpuCudaSaysWhatToDo) {
+  if (runs.run("on_gpu", 1, {"train.device=cuda"}) == 0) GTEST_SKIP() << "there is a GPU";
+  EXPECT_EQ(count(runs.output, "\n"), 1) << runs.output;
+  EXPECT_NE(runs.output.find("or compute on the CPU (train.device: cpu)"), std::string::npos) << runs.output;
+  expect_mistake({"train", "run.yaml", "parallel.sum_order=native", "checkpoint.dir=c"}, 2,
+                 {"parallel.sum_order", "train.device: cuda"});
+}
+
 TEST_F(Verbs, PublishRefusesExpertsChosenByABias) {
   ASSERT_EQ(
       runs.run("biased", 1,

@@ -22,7 +22,7 @@ const char* advice(cudaError_t error) {
   switch (error) {
     case cudaErrorNoDevice:
     case cudaErrorInvalidDevice:
-      return "; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use train.device: cpu";
+      return "; check nvidia-smi and CUDA_VISIBLE_DEVICES, or compute on the CPU (train.device: cpu)";
     case cudaErrorInsufficientDriver:
       return "; install a newer NVIDIA driver";
     case cudaErrorNoKernelImageForDevice:
@@ -233,6 +233,12 @@ class CudaDevice : public Device {
 };
 
 int count_gpus() {
+  int driver = 0;
+  check(cudaDriverGetVersion(&driver), "asking for the driver");
+  if (driver == 0)
+    fail(
+        "CUDA: this machine has no NVIDIA driver; check nvidia-smi, or compute on the CPU (train.device: "
+        "cpu)");
   int count = 0;
   check(cudaGetDeviceCount(&count), "looking for GPUs");
   return count;
@@ -247,8 +253,9 @@ const RegisterDevice register_cuda(DeviceKind::cuda, {[](DeviceOptions options) 
 
 void raise(cudaError_t error, const char* doing) {
   int device = -1;
-  cudaGetDevice(&device);
-  fail("CUDA device {}: {}: {}{}", device, doing, cudaGetErrorString(error), advice(error));
+  const bool selected = cudaGetDevice(&device) == cudaSuccess;
+  fail("CUDA{}: {}: {}{}", selected ? fmt::format(" device {}", device) : "", doing,
+       cudaGetErrorString(error), advice(error));
 }
 
 DeviceLibraries& libraries(Device& device) {
