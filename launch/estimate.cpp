@@ -5,6 +5,8 @@
 #include <chrono>
 
 #include "core/autograd/tape.h"
+#include "core/base/error.h"
+#include "core/base/progress.h"
 #include "core/ops/linear.h"
 #include "core/tensor/device.h"
 #include "parallel/pipeline/split.h"
@@ -74,6 +76,45 @@ std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, 
   const auto live = std::min<std::int64_t>(mesh.pp, groups.local_groups * groups.microbatches_per_group());
   return static_cast<std::size_t>(state * layout.virtual_stages) +
          activation_bytes(dry, layout, batch) * static_cast<std::size_t>(live * layout.virtual_stages);
+}
+
+void take_memory(Device& device, const ModelSpec& spec, const ModelOptions& options,
+                 const ParallelLayout& layout, const BatchShape& batch, const ReduceGroups& groups) {
+  const std::optional<std::size_t> available = device.available();
+  if (!available) return;
+  const std::size_t needed = estimate_memory(spec, options, layout, batch, groups);
+  if (needed <= *available) return device.reserve(needed);
+  std::string fits;
+  const auto try_one = [&](const ModelOptions& model, const ParallelLayout& ranks, const BatchShape& smaller,
+                           const std::string& text) {
+    const std::size_t bytes = estimate_memory(spec, model, ranks, smaller, groups);
+    if (bytes <= *available)
+      fits += fmt::format("{}{} would take {}", fits.empty() ? "" : ", ", text,
+                          bytes_text(static_cast<double>(bytes)));
+    return bytes <= *available;
+  };
+  for (const auto& [recompute, text] :
+       {std::pair{Recompute::selective, "selective"}, std::pair{Recompute::full, "full"}}) {
+    ModelOptions model = options;
+    model.recompute = recompute;
+    if (recompute > options.recompute &&
+        try_one(model, layout, batch, fmt::format("train.recompute: {}", text)))
+      break;
+  }
+  for (std::int64_t micro = batch.micro_batch / 2; micro > 0; micro /= 2) {
+    BatchShape smaller = batch;
+    smaller.micro_batch = micro;
+    if (try_one(options, layout, smaller, fmt::format("train.micro_batch: {}", micro))) break;
+  }
+  for (int zero = layout.zero + 1; zero <= 3 && layout.mesh.dp * layout.mesh.cp > 1; ++zero) {
+    ParallelLayout more = layout;
+    more.zero = zero;
+    if (try_one(options, more, batch, fmt::format("parallel.zero: {}", zero))) break;
+  }
+  fail_usage(
+      "the run would take {} a rank, and {} {} has room for {}: {}", bytes_text(static_cast<double>(needed)),
+      name(device.kind()), device.ordinal(), bytes_text(static_cast<double>(*available)),
+      fits.empty() ? "share the model among more ranks (parallel.tp, pp), or shorten data.seq_len" : fits);
 }
 
 double measure_flops(Device& device, DType compute, std::int64_t hidden_size) {

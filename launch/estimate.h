@@ -15,6 +15,11 @@ namespace tessera {
 std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
                             const BatchShape& batch, const ReduceGroups& groups);
 
+// Refuses, with Error, a run that its device has no room for, and says what would fit; else reserves the
+// room, where the device knows how much it has.
+void take_memory(Device& device, const ModelSpec& spec, const ModelOptions& options,
+                 const ParallelLayout& layout, const BatchShape& batch, const ReduceGroups& groups);
+
 // FLOP/s of a matrix product of the model's own kind on this device, timed for about 30 ms.
 double measure_flops(Device& device, DType compute, std::int64_t hidden_size);
 

@@ -251,12 +251,13 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   }
   const std::int64_t of_run = s.position.reduce_groups;
   s.position.reduce_groups = s.choose_groups();
+  const BatchShape& batch = s.setup.batch;
+  take_memory(*s.setup.device, s.setup.description.release.spec, s.setup.model, layout, batch,
+              plan_reduce_groups(batch.global_batch, batch.micro_batch, s.position.reduce_groups,
+                                 layout.mesh.dp, 0, layout.zero >= 2));
   s.engine =
       std::make_unique<Engine>(s.setup.description.release.spec, *s.setup.device, *s.setup.ranks, layout,
                                s.setup.model, s.setup.batch, s.position.reduce_groups, s.setup.optimizer);
-  const std::size_t estimated =
-      estimate_memory(s.engine->spec(), s.setup.model, s.engine->layout(), s.setup.batch, s.engine->groups());
-  s.setup.device->reserve(estimated);
   if (saved)
     load_run(*saved, *s.engine);
   else

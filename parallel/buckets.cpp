@@ -95,6 +95,7 @@ void Bucket::choose_speakers(std::vector<std::int64_t>& spoken_for) {
 void Bucket::bind_values() {
   if (zero_ == 0) return;
   const DType compute = parameters_[0]->compute_dtype();
+  const MemoryScope scope(device_, MemoryUse::weights);
   if (zero_ < 3) views_ = Tensor::zeros({size_}, compute, device_);
   if (zero_ == 3 || compute != DType::f32)
     masters_ = Tensor::zeros({own().end - own().begin}, DType::f32, device_);
@@ -133,6 +134,7 @@ bool Bucket::speaks_for(const Parameter& parameter, const Segment& segment) cons
 }
 
 void Bucket::make_gradient() {
+  const MemoryScope scope(device_, MemoryUse::gradients);
   if (!gradient_.defined()) gradient_ = Tensor::zeros({size_}, DType::f32, device_);
   for (std::size_t i = 0; i < parameters_.size(); ++i)
     if (!parameters_[i]->gradient().defined()) parameters_[i]->bind_gradient(slice(gradient_, i));
@@ -167,7 +169,10 @@ void Bucket::finish_group() {
   }
   for (ProcessGroup* group : ranks_.stages) group->join();  // one whole gradient at a time is on its way
   // A copy: the part would keep the whole alive.
-  sum_over_replicas(gradient_, [this](const Tensor& owned) { sum_->push(contiguous_copy(owned)); });
+  sum_over_replicas(gradient_, [this](const Tensor& owned) {
+    const MemoryScope scope(device_, MemoryUse::gradients);
+    sum_->push(contiguous_copy(owned));
+  });
   gradient_ = Tensor();
   for (Parameter* parameter : parameters_) parameter->bind_gradient({});
 }
@@ -267,6 +272,7 @@ void Bucket::publish() {
 
 void Bucket::fetch() {
   if (zero_ != 3 || views_.defined() || parameters_[0]->is_shared()) return;
+  const MemoryScope scope(device_, MemoryUse::weights);
   views_ = Tensor::empty({size_}, parameters_[0]->compute_dtype(), device_);
   const std::vector<Tensor> parts = parts_of(views_);
   convert(masters_, parts[index_]);

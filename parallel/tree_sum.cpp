@@ -36,6 +36,7 @@ void TreeAccumulator::push(const Tensor& leaf) {
     stack_.pop_back();
   }
   if (pushed_ < leaves_ && next.sum.raw() == leaf.raw()) {
+    const MemoryScope scope(leaf.device(), MemoryUse::gradients);
     next.sum = Tensor::empty(leaf.shape(), leaf.dtype(), leaf.device());
     next.sum.copy_from(leaf);
   }

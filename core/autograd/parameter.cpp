@@ -50,6 +50,7 @@ const Tensor& Parameter::value() const {
   if (!value_.defined()) {
     Shape shape = spec_.shape;
     shape[0] = owned_.size();
+    const MemoryScope scope(*device_, MemoryUse::weights);
     value_ = Tensor::empty(shape, DType::f32, *device_);
   }
   return value_;
@@ -88,6 +89,7 @@ const Tensor& Parameter::view(ViewKind kind) {
   assert(owned_.size() == spec_.shape[0]);
   if (compute_ == DType::f32) return value();
   if (view_version_ != version_) {
+    const MemoryScope scope(device(), MemoryUse::weights);
     if (!view_.defined()) view_ = Tensor::empty(spec_.shape, compute_, device());
     convert(value(), view_);
     view_version_ = version_;

@@ -19,6 +19,7 @@ AdamW::AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options
     : parameters_(parameters.begin(), parameters.end()),
       options_(options),
       steps_(Tensor::zeros({1}, DType::f64, device)) {
+  const MemoryScope scope(device, MemoryUse::optimizer);
   for (const Parameter* parameter : parameters_) {
     Shape owned = parameter->shape();
     owned[0] = parameter->owned().size();

@@ -28,6 +28,25 @@ const DeviceBackend& backend_of(DeviceKind kind) {
   return backend;
 }
 
+const char* name_of(MemoryUse use) {
+  static constexpr std::array<const char*, memory_uses> names{"activations", "weights", "gradients",
+                                                              "optimizer state", "workspace"};
+  return names[static_cast<std::size_t>(use)];
+}
+
+// "3.1 GiB: 1.0 GiB weights, 2.1 GiB gradients"
+std::string holdings(const MemoryCounters& memory) {
+  std::string text = bytes_text(static_cast<double>(memory.in_use));
+  const char* separator = ": ";
+  for (std::size_t i = 0; i < memory_uses; ++i) {
+    if (memory.by_use[i] == 0) continue;
+    text +=
+        fmt::format("{}{} {}", std::exchange(separator, ", "),
+                    bytes_text(static_cast<double>(memory.by_use[i])), name_of(static_cast<MemoryUse>(i)));
+  }
+  return text;
+}
+
 class MetaDevice : public Device {
  public:
   explicit MetaDevice(DeviceOptions options) : Device(DeviceKind::meta, options) {}
@@ -79,22 +98,24 @@ void Device::release_pinned(void* address) noexcept {
   std::free(address);
 }
 
-void* Device::allocate(std::size_t bytes) {
+void* Device::allocate(std::size_t bytes, MemoryUse use) {
   if (bytes == 0) return nullptr;
   void* address = do_allocate(bytes);
   if (address == nullptr && kind_ != DeviceKind::meta)
     fail(
-        "out of memory on device {} {}: {} asked for, {} in use; lower micro_batch or seq_len, or set "
-        "recompute: full",
-        tessera::name(kind_), ordinal(), bytes_text(static_cast<double>(bytes)),
-        bytes_text(static_cast<double>(memory_.in_use)));
+        "out of memory on device {} {}: {} asked for {}; in use {}; lower train.micro_batch or data.seq_len, "
+        "set train.recompute: full, or share more (parallel.zero, tp, pp)",
+        tessera::name(kind_), ordinal(), bytes_text(static_cast<double>(bytes)), name_of(use),
+        holdings(memory_));
   memory_.in_use += bytes;
+  memory_.by_use[static_cast<std::size_t>(use)] += bytes;
   memory_.peak = std::max(memory_.peak, memory_.in_use);
   return address;
 }
 
-void Device::release(void* address, std::size_t bytes) noexcept {
+void Device::release(void* address, std::size_t bytes, MemoryUse use) noexcept {
   memory_.in_use -= bytes;
+  memory_.by_use[static_cast<std::size_t>(use)] -= bytes;
   if (address != nullptr) do_release(address, bytes);
 }
 

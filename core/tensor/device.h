@@ -6,13 +6,16 @@
 // which kernels do nothing: what dry runs and memory estimates execute on.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/thread_pool.h"
@@ -25,9 +28,14 @@ struct DeviceOptions {
   int threads = 1;  // of the pool
 };
 
+// What memory is for: said where it runs out.
+enum class MemoryUse : std::uint8_t { activations, weights, gradients, optimizer, workspace };
+inline constexpr std::size_t memory_uses = 5;
+
 struct MemoryCounters {
-  std::size_t in_use = 0;  // bytes of live allocations
-  std::size_t peak = 0;    // its largest value since the start or reset_peak()
+  std::size_t in_use = 0;                         // bytes of live allocations
+  std::size_t peak = 0;                           // its largest value since the start or reset_peak()
+  std::array<std::size_t, memory_uses> by_use{};  // of in_use
 };
 
 // Orders work on a device. On a device that works eagerly, as the CPU does, every operation is complete on
@@ -74,9 +82,12 @@ class Device {
   virtual std::unique_ptr<Stream> make_stream(bool urgent);
 
   // 64-byte aligned, uninitialised; nullptr on meta and for 0 bytes. Throws Error when memory is exhausted,
-  // with what is in use.
-  void* allocate(std::size_t bytes);
-  void release(void* address, std::size_t bytes) noexcept;
+  // with what holds how much.
+  void* allocate(std::size_t bytes, MemoryUse use = MemoryUse::activations);
+  void release(void* address, std::size_t bytes, MemoryUse use = MemoryUse::activations) noexcept;
+  // What storage is for from now on; gives what it was for. See MemoryScope.
+  MemoryUse set_use(MemoryUse use) { return std::exchange(use_, use); }
+  MemoryUse use() const { return use_; }
   // Between memory of this device, or this device and the host, in the order of stream(). On return host
   // memory copied from may be changed, and host memory copied to holds its data.
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
@@ -89,8 +100,9 @@ class Device {
   // stream() tells.
   virtual void copy_behind(void* pinned, const void* from, std::size_t bytes) { copy(pinned, from, bytes); }
 
-  // Takes memory for allocations to come, where that is worth while: `bytes` in all. Throws Error where there
-  // is less.
+  // Bytes that allocations may still take; nothing where that is not known.
+  virtual std::optional<std::size_t> available() const { return {}; }
+  // Takes memory for allocations to come, `bytes` in all, where that is worth while.
   virtual void reserve(std::size_t) {}
 
   const MemoryCounters& memory() const { return memory_; }
@@ -115,6 +127,20 @@ class Device {
   DeviceOptions options_;
   ThreadPool threads_;
   MemoryCounters memory_;
+  MemoryUse use_ = MemoryUse::activations;
+};
+
+// While one lives, storage of the device is for that use.
+class MemoryScope {
+ public:
+  MemoryScope(Device& device, MemoryUse use) : device_(device), before_(device.set_use(use)) {}
+  ~MemoryScope() { device_.set_use(before_); }
+  MemoryScope(const MemoryScope&) = delete;
+  MemoryScope& operator=(const MemoryScope&) = delete;
+
+ private:
+  Device& device_;
+  MemoryUse before_;
 };
 
 // Backends register themselves when they are linked in; `meta` is always there.

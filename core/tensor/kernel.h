@@ -99,6 +99,7 @@ class Kernel : public KernelSlot {
  private:
   void run(const Candidate& candidate, const Args& args, Device& device) const {
     const std::size_t bytes = candidate.workspace_bytes == nullptr ? 0 : candidate.workspace_bytes(args);
+    const MemoryScope scope(device, MemoryUse::workspace);
     const Storage scratch(device, bytes);
     if (device.kind() != DeviceKind::meta) candidate.run(args, {scratch.address(), bytes});
   }

@@ -24,9 +24,9 @@ std::string Shape::text() const {
 }
 
 Storage::Storage(Device& device, std::size_t bytes)
-    : device_(device), bytes_(bytes), address_(device.allocate(bytes)) {}
+    : device_(device), bytes_(bytes), use_(device.use()), address_(device.allocate(bytes, use_)) {}
 Storage::~Storage() {
-  device_.release(address_, bytes_);
+  device_.release(address_, bytes_, use_);
 }
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device& device) {

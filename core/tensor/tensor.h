@@ -18,6 +18,7 @@
 namespace tessera {
 
 class Device;
+enum class MemoryUse : std::uint8_t;
 struct Node;
 
 // Up to six dimensions; a value.
@@ -68,6 +69,7 @@ class Storage {
  private:
   Device& device_;
   std::size_t bytes_;
+  MemoryUse use_;
   void* address_;
 };
 

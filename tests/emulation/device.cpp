@@ -223,7 +223,12 @@ void EmulatedCudaDevice::zero(void* address, std::size_t bytes) {
   std::memset(address, 0, bytes);
 }
 
+std::optional<std::size_t> EmulatedCudaDevice::available() const {
+  return limit == 0 ? std::nullopt : std::optional(limit - memory().in_use);
+}
+
 void* EmulatedCudaDevice::do_allocate(std::size_t bytes) {
+  if (limit != 0 && memory().in_use + bytes > limit) return nullptr;
   std::byte* address = make_guarded(bytes);
   if (address != nullptr) live_[address].bytes = bytes;
   return address;

@@ -13,6 +13,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,10 @@ class EmulatedCudaDevice : public Device {
   std::string identity() const override { return identity_name; }
   std::string model_name = "emulated GPU";
   std::string identity_name;
+
+  // Bytes that it has; 0: as many as are asked for.
+  std::size_t limit = 0;
+  std::optional<std::size_t> available() const override;
 
   // Allocations whose guard zones had changed, and those released too early, since the start.
   int violations() const { return violations_; }

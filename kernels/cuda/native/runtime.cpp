@@ -183,18 +183,14 @@ class CudaDevice : public Device {
   void copy_behind(void* pinned, const void* from, std::size_t bytes) override {
     check(cudaMemcpyAsync(pinned, from, bytes, cudaMemcpyDeviceToHost, stream_->handle()), "copying");
   }
+  std::optional<std::size_t> available() const override {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    check(cudaMemGetInfo(&free, &total), "asking for free memory");
+    return free + arena_.reserved() - memory().in_use;
+  }
   void reserve(std::size_t bytes) override {
-    if (arena_.reserved() < bytes && !arena_.reserve(bytes - arena_.reserved())) {
-      std::size_t free = 0;
-      std::size_t total = 0;
-      check(cudaMemGetInfo(&free, &total), "asking for free memory");
-      fail(
-          "CUDA device {}: the run is estimated to take {}; {} of the GPU's {} are free: lower micro_batch "
-          "or "
-          "seq_len, set recompute: full, or share the model among more ranks",
-          ordinal(), bytes_text(static_cast<double>(bytes)), bytes_text(static_cast<double>(free)),
-          bytes_text(static_cast<double>(total)));
-    }
+    if (arena_.reserved() < bytes) arena_.reserve(bytes - arena_.reserved());
   }
   void zero(void* address, std::size_t bytes) override {
     if (bytes > 0) check(cudaMemsetAsync(address, 0, bytes, stream_->handle()), "zeroing memory");
