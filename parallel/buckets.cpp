@@ -178,11 +178,11 @@ void Bucket::finish_group() {
 }
 
 void Bucket::await_sum() {
-  for (std::size_t i = 0; i < summing_.size(); ++i) {  // one stage may begin another
-    const auto [group, number] = summing_[i];
+  while (!summing_.empty()) {  // one stage may begin another
+    const auto [group, number] = summing_.front();
+    summing_.pop_front();
     group->join(number);
   }
-  summing_.clear();
 }
 
 void Bucket::sum_over_tensor_ranks() {

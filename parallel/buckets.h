@@ -17,6 +17,7 @@
 // Collective over the ranks that share a stage; the rank's thread only.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -107,7 +108,7 @@ class Bucket {
   Tensor masters_;                                   // F32, of own(); ZeRO 3, and 1 and 2 beside bf16 weights
   Tensor views_;                                     // compute dtype [size], or undefined
   std::uint64_t fetching_ = 0;                       // deferred, of ranks_.all
-  std::vector<std::pair<ProcessGroup*, std::uint64_t>> summing_;  // deferred
+  std::deque<std::pair<ProcessGroup*, std::uint64_t>> summing_;  // deferred
   GroupCount count_;
   std::int64_t microbatches_ = 0;
   std::unique_ptr<TreeAccumulator> sum_;

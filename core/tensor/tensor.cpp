@@ -86,10 +86,10 @@ Tensor Tensor::split_first(std::int64_t outer, std::int64_t inner) const {
   std::array<std::int64_t, Shape::max_rank> dims{outer, inner};
   std::array<std::int64_t, Shape::max_rank> strides{inner * stride(0), stride(0)};
   for (int i = 1; i < rank(); ++i) {
-    dims[static_cast<std::size_t>(i + 1)] = shape_[i];
-    strides[static_cast<std::size_t>(i + 1)] = strides_[i];
+    dims[static_cast<std::size_t>(i) + 1] = shape_[i];
+    strides[static_cast<std::size_t>(i) + 1] = strides_[i];
   }
-  const auto rank_now = static_cast<std::size_t>(rank() + 1);
+  const auto rank_now = static_cast<std::size_t>(rank()) + 1;
   tensor.shape_ = Shape(std::span(dims.data(), rank_now));
   tensor.strides_ = Shape(std::span(strides.data(), rank_now));
   return tensor;

@@ -138,8 +138,9 @@ void ProcessGroup::all_reduce(const Tensor& x) {
     count("all_reduce", x.bytes());
     return;
   }
-  assert(!deferring());                     // its second half needs the first
-  constexpr std::size_t small = 64 * 1024;  // bytes: a second round would cost more than sending more
+  assert(!deferring());  // its second half needs the first
+  constexpr std::size_t small =
+      std::size_t{64} * 1024;  // bytes: a second round would cost more than sending more
   if (x.bytes() <= small) {
     const Tensor all = Tensor::empty({size_ * x.numel()}, x.dtype(), x.device());
     all_gather(all, x.detach());

@@ -323,7 +323,7 @@ class LocalGroup : public ProcessGroup {
   }
   // Moves the data of a small post in host memory into the post; false for others.
   static bool copy_small(const Call& call, World::Post& post) {
-    constexpr std::size_t small = 64 * 1024;
+    constexpr std::size_t small = std::size_t{64} * 1024;
     std::size_t bytes = 0;
     for (const Buffer& part : post.for_rank) bytes += part.bytes;
     if (bytes > small || (call.device != nullptr && call.device->kind() != DeviceKind::cpu)) return false;

@@ -43,7 +43,7 @@ class Watch {
     std::vector<std::string> lines(static_cast<std::size_t>(size));
     std::string mine = fmt::format("waits in {} ({})", call, position);
     mine.resize(line_bytes);
-    lines[static_cast<std::size_t>(rank)] = mine.c_str();
+    lines[static_cast<std::size_t>(rank)] = mine.substr(0, mine.find('\0'));
     for (int peer = 0; peer < size; ++peer) {
       MPI_Request request = MPI_REQUEST_NULL;  // never waited for: the job ends
       if (peer != rank) MPI_Isend(mine.data(), line_bytes, MPI_CHAR, peer, 0, comm_, &request);
@@ -59,7 +59,7 @@ class Watch {
       }
       std::string theirs(line_bytes, '\0');
       MPI_Recv(theirs.data(), line_bytes, MPI_CHAR, status.MPI_SOURCE, 0, comm_, MPI_STATUS_IGNORE);
-      lines[static_cast<std::size_t>(status.MPI_SOURCE)] = theirs.c_str();
+      lines[static_cast<std::size_t>(status.MPI_SOURCE)] = theirs.substr(0, theirs.find('\0'));
     }
     std::string text;
     for (int r = 0; r < size; ++r) {
