@@ -31,5 +31,6 @@ void add_train_verb(CLI::App& app, Action& chosen);
 void add_verify_verb(CLI::App& app, Action& chosen);
 void add_checkpoint_verb(CLI::App& app, Action& chosen);
 void add_bench_verb(CLI::App& app, Action& chosen);
+void add_bench_kernels_verb(CLI::App& bench, Action& chosen);  // under bench
 
 }  // namespace tessera

@@ -63,7 +63,8 @@ int bench_tokenizer(const TokenizerArguments& arguments) {
 }
 
 void add_bench_tokenizer(CLI::App& bench, Action& chosen) {
-  CLI::App* verb = bench.add_subcommand("tokenizer", "Encode a text in documents of 20,000 bytes: MB/s");
+  CLI::App* verb =
+      bench.add_subcommand("tokenizer", "Encode a text in documents of 20,000 bytes: MB/s, as a JSON line");
   auto arguments = std::make_shared<TokenizerArguments>();
   verb->add_option("tokenizer", arguments->tokenizer, "tokenizer.json")->required();
   verb->add_option("text", arguments->text, "A text file, read into memory first")->required();
@@ -90,7 +91,8 @@ int bench_matmul(const MatmulArguments& arguments) {
 }
 
 void add_bench_matmul(CLI::App& bench, Action& chosen) {
-  CLI::App* verb = bench.add_subcommand("matmul", "Matrix products as a model of this hidden size has them");
+  CLI::App* verb = bench.add_subcommand(
+      "matmul", "Matrix products as a model of this hidden size has them, as a JSON line");
   auto arguments = std::make_shared<MatmulArguments>();
   verb->add_option("--hidden-size", arguments->size, "Hidden size")
       ->capture_default_str()
@@ -104,10 +106,11 @@ void add_bench_matmul(CLI::App& bench, Action& chosen) {
 }  // namespace
 
 void add_bench_verb(CLI::App& app, Action& chosen) {
-  CLI::App* verb = app.add_subcommand("bench", "Measure this machine; prints one JSON line");
+  CLI::App* verb = app.add_subcommand("bench", "Measure this machine");
   verb->require_subcommand(1);
   add_bench_tokenizer(*verb, chosen);
   add_bench_matmul(*verb, chosen);
+  add_bench_kernels_verb(*verb, chosen);
 }
 
 }  // namespace tessera

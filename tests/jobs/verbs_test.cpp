@@ -127,6 +127,20 @@ TEST_F(Verbs, BenchPrintsJson) {
   EXPECT_GT(result.at("bf16_tflops").get<double>(), 0);
 }
 
+TEST_F(Verbs, BenchKernelsPrintsARowPerCase) {
+  const Words words{"bench", "kernels", "--only=add,rope", "--milliseconds=0.1", "--rounds=1", "--threads=1"};
+  ASSERT_EQ(runs.verb(words), 0) << runs.output;
+  EXPECT_EQ(count(runs.output, "\n"), 4) << runs.output;  // the device, a heading, two rows
+  Words in_json = words;
+  in_json.insert(in_json.end(), {"--json", "-"});
+  ASSERT_EQ(runs.verb(in_json), 0) << runs.output;
+  const auto first = nlohmann::json::parse(runs.output.substr(0, runs.output.find('\n')));
+  EXPECT_EQ(first.at("slot"), "add");
+  EXPECT_NEAR(first.at("share_of_copy").get<double>(),
+              first.at("gb_per_s").get<double>() / first.at("copy_gb_per_s").get<double>(), 1e-9);
+  expect_mistake({"bench", "kernels", "--only", "addd"}, 2, {"--only", "addd"});
+}
+
 TEST_F(Verbs, EveryVerbTeaches) {
   for (const Words& verb : std::vector<Words>{{"train"},
                                               {"launch"},

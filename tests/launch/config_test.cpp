@@ -230,7 +230,8 @@ TEST(Config, IdentityIsModelAndDataStream) {
 TEST(Config, ShippedModelsHaveTheirSizes) {
   const std::map<std::string, std::int64_t> sizes = {
       {"peer-28m", 27'795'968},          {"llama-3.2-1b", 1'235'814'400}, {"llama-3.1-8b", 8'030'261'248},
-      {"llama-3.1-70b", 70'553'706'496}, {"qwen3-0.6b", 596'049'920},     {"qwen3-8b", 8'190'735'360}};
+      {"llama-3.1-70b", 70'553'706'496}, {"qwen3-0.6b", 596'049'920},     {"qwen3-8b", 8'190'735'360},
+      {"bench-1b", 1'235'814'400}};
   for (const auto& [name, size] : sizes) {
     const Config c = load_config(std::string(TESSERA_SOURCE_DIR "/configs/") + name + ".yaml");
     const ReleaseConfig release = make_release_config(find_family(c.model.family), *c.model.keys, name);
