@@ -52,34 +52,55 @@ void add_products(const ModelSizes& m, std::int64_t loss_tokens, std::vector<Mak
   add_linear({m.name + " head", loss_tokens, m.hidden, m.vocab, DType::f32}, cases);
 }
 
-AttentionInputs attention_inputs(const ModelSizes& m, Device& on) {
+AttentionInputs attention_inputs(const AttentionSizes& a, Device& on) {
   const auto heads = [&](std::int64_t count) {
-    return normal({m.tokens / m.seq_len, m.seq_len, count, m.head_size}, DType::bf16, on);
+    return normal({a.batch, a.length, count, a.head_size}, DType::bf16, on);
   };
-  return {heads(m.heads), heads(m.kv_heads), heads(m.kv_heads), {}, 0.1F, 0};
+  AttentionInputs in{heads(a.heads), heads(a.kv_heads), heads(a.kv_heads), {}, 0.1F, a.window};
+  if (a.document > 0) {
+    std::vector<std::int32_t> starts;
+    for (std::int64_t i = 0; i < a.batch * a.length; ++i)
+      starts.push_back(static_cast<std::int32_t>(i % a.length / a.document * a.document));
+    in.doc_start = Tensor::from_host(starts.data(), {a.batch, a.length}, DType::i32, on);
+  }
+  return in;
 }
 
-void add_attention(const ModelSizes& m, std::vector<MakeCase>& cases) {
-  const double length = static_cast<double>(m.seq_len);
-  const double forward = 2 * static_cast<double>(m.tokens * m.heads * m.head_size) * length;
-  const std::string shape = fmt::format("{}, {} x {}, heads {}/{} of {}", m.name, m.tokens / m.seq_len,
-                                        m.seq_len, m.heads, m.kv_heads, m.head_size);
-  const Shape sums{m.tokens / m.seq_len, m.heads, m.seq_len};
+std::string attention_shape(const AttentionSizes& a) {
+  std::string text =
+      fmt::format("{} x {}, heads {}/{} of {}", a.batch, a.length, a.heads, a.kv_heads, a.head_size);
+  if (a.window > 0) text += fmt::format(", window {}", a.window);
+  if (a.document > 0) text += fmt::format(", documents of {}", a.document);
+  return text;
+}
+
+// Of forward; backward has five products for its two.
+double attention_flop(const AttentionSizes& a) {
+  const auto length = static_cast<double>(a.length);
+  double pairs = length * length / 2;  // of a query and a key that it sees
+  if (a.window > 0) pairs = static_cast<double>(a.window) * (length - static_cast<double>(a.window) / 2);
+  if (a.document > 0) pairs = length * static_cast<double>(a.document) / 2;
+  return 4 * static_cast<double>(a.batch * a.heads * a.head_size) * pairs;
+}
+
+void add_attention(const AttentionSizes& a, std::vector<MakeCase>& cases) {
+  const auto forward = [a](Device& on) {
+    const AttentionInputs in = attention_inputs(a, on);
+    return AttentionForward{in, Tensor::empty(in.q.shape(), DType::bf16, on),
+                            Tensor::empty({a.batch, a.heads, a.length}, DType::f32, on)};
+  };
   cases.push_back([=](Device& on) {
-    const AttentionInputs in = attention_inputs(m, on);
-    const AttentionForward args{in, Tensor::empty(in.q.shape(), DType::bf16, on),
-                                Tensor::empty(sums, DType::f32, on)};
-    return Case{attention_forward_kernel().name(), shape, 0, forward,
-                [args, device = &on] { attention_forward_kernel()(args, *device); }};
+    return Case{attention_forward_kernel().name(), attention_shape(a), 0, attention_flop(a),
+                [args = forward(on), device = &on] { attention_forward_kernel()(args, *device); }};
   });
   cases.push_back([=](Device& on) {
-    const AttentionInputs in = attention_inputs(m, on);
-    const auto like = [&](const Tensor& x) { return Tensor::empty(x.shape(), DType::bf16, on); };
-    const AttentionForward ahead{in, like(in.q), Tensor::empty(sums, DType::f32, on)};
+    const AttentionForward ahead = forward(on);
     attention_forward_kernel()(ahead, on);
-    const AttentionBackward args{in,         ahead.out,  ahead.lse, normal(in.q.shape(), DType::bf16, on),
-                                 like(in.q), like(in.k), like(in.v)};
-    return Case{attention_backward_kernel().name(), shape, 0, 2.5 * forward,
+    const auto like = [&](const Tensor& x) { return Tensor::empty(x.shape(), DType::bf16, on); };
+    const AttentionInputs& in = ahead.in;
+    const Tensor dout = normal(in.q.shape(), DType::bf16, on);
+    const AttentionBackward args{in, ahead.out, ahead.lse, dout, like(in.q), like(in.k), like(in.v)};
+    return Case{attention_backward_kernel().name(), attention_shape(a), 0, 2.5 * attention_flop(a),
                 [args, device = &on] { attention_backward_kernel()(args, *device); }};
   });
 }
@@ -120,10 +141,8 @@ void add_grouped(const Sizes& sizes, std::vector<MakeCase>& cases) {
 
 std::vector<MakeCase> arithmetic_cases(const Sizes& sizes) {
   std::vector<MakeCase> cases;
-  for (const ModelSizes& model : sizes.models) {
-    add_products(model, sizes.loss_tokens, cases);
-    add_attention(model, cases);
-  }
+  for (const ModelSizes& model : sizes.models) add_products(model, sizes.loss_tokens, cases);
+  for (const AttentionSizes& one : sizes.attention) add_attention(one, cases);
   add_grouped(sizes, cases);
   return cases;
 }
@@ -132,6 +151,10 @@ Sizes full_sizes() {
   Sizes sizes;
   sizes.models = {{"1.2B", 16384, 4096, 2048, 16, 4, 128, 8192, 128256},
                   {"8B", 8192, 8192, 4096, 32, 8, 128, 14336, 128256}};
+  // First those of the two models, then lengths, head sizes and masks.
+  sizes.attention = {{4, 4096, 16, 4, 128},       {1, 8192, 32, 8, 128},         {8, 2048, 16, 4, 128},
+                     {1, 16384, 16, 4, 128},      {4, 4096, 32, 8, 64},          {4, 4096, 8, 2, 256},
+                     {4, 4096, 16, 4, 128, 1024}, {4, 4096, 16, 4, 128, 0, 1024}};
   sizes.experts = {128, 8, 768};
   sizes.loss_tokens = 2048;
   sizes.copy_bytes = std::size_t{1} << 29;
@@ -142,6 +165,7 @@ Sizes full_sizes() {
 Sizes small_sizes() {
   Sizes sizes;
   sizes.models = {{"small", 64, 32, 64, 4, 2, 16, 96, 256}};
+  sizes.attention = {{2, 32, 4, 2, 16}, {2, 32, 4, 2, 16, 8}, {2, 32, 4, 2, 16, 0, 16}};
   sizes.experts = {8, 2, 32};
   sizes.loss_tokens = 32;
   sizes.copy_bytes = std::size_t{1} << 16;

@@ -111,24 +111,31 @@ std::vector<std::string> on_request(const std::string& slot, DeviceKind device) 
 
 }  // namespace
 
-void time_kernels(Device& device, const Sizes& sizes, const Timing& timing, const std::set<std::string>& only,
-                  const std::function<void(const Speed&)>& use) {
+int time_kernels(Device& device, const Sizes& sizes, const Timing& timing, const std::set<std::string>& only,
+                 const std::function<void(const Speed&)>& use) {
   const Copying copying(device, timing, sizes.copy_bytes);
-  for (const auto& cases : {dense_cases(sizes), expert_cases(sizes), arithmetic_cases(sizes)})
-    for (const MakeCase& make : cases) {
-      const Case first = make(device);
-      if (!only.empty() && !only.contains(first.slot)) continue;
-      use(time_case(device, first, make, sizes, timing, copying));
-      for (const std::string& candidate : on_request(first.slot, device.kind())) {
-        device.wished_kernels[first.slot] = candidate;
-        try {
-          use(time_case(device, first, make, sizes, timing, copying));
-        } catch (const Error& e) {  // a library that this machine lacks
-          log::warn("{}", e.what());
-        }
-        device.wished_kernels.erase(first.slot);
-      }
+  int failures = 0;
+  const auto attempt = [&](const std::function<void()>& work) {
+    try {
+      work();
+    } catch (const Error& e) {
+      log::error("{}", e.what());
+      ++failures;
     }
+  };
+  const auto time = [&](const MakeCase& make) {
+    const Case first = make(device);
+    if (!only.empty() && !only.contains(first.slot)) return;
+    attempt([&] { use(time_case(device, first, make, sizes, timing, copying)); });
+    for (const std::string& candidate : on_request(first.slot, device.kind())) {
+      device.wished_kernels[first.slot] = candidate;
+      attempt([&] { use(time_case(device, first, make, sizes, timing, copying)); });
+      device.wished_kernels.erase(first.slot);
+    }
+  };
+  for (const auto& cases : {dense_cases(sizes), expert_cases(sizes), arithmetic_cases(sizes)})
+    for (const MakeCase& make : cases) attempt([&] { time(make); });
+  return failures;
 }
 
 }  // namespace tessera::bench

@@ -29,8 +29,9 @@ struct Timing {
 };
 
 // Calls `use` with each kernel's speed when it is known: of what the device chooses, then of candidates that
-// run on request, plain ones left out. `only`: these slots; empty: all.
-void time_kernels(Device& device, const Sizes& sizes, const Timing& timing, const std::set<std::string>& only,
-                  const std::function<void(const Speed&)>& use);
+// run on request, plain ones left out. `only`: these slots; empty: all. Gives the number of those that
+// failed, each with a line in the log.
+int time_kernels(Device& device, const Sizes& sizes, const Timing& timing, const std::set<std::string>& only,
+                 const std::function<void(const Speed&)>& use);
 
 }  // namespace tessera::bench

@@ -92,16 +92,17 @@ int bench_kernels(const Arguments& arguments) {
   }
   if (!lines_only) fmt::print("{}, {} sizes\n", device->model(), full ? "full" : "small");
   Table table;
-  bench::time_kernels(*device, full ? bench::full_sizes() : bench::small_sizes(),
-                      {arguments.milliseconds / 1e3, arguments.rounds}, only, [&](const bench::Speed& speed) {
-                        const std::string line = json_of(speed).dump() + "\n";
-                        if (file) file->write(line);
-                        if (lines_only)
-                          std::fputs(line.c_str(), stdout);
-                        else
-                          table.add(speed);
-                      });
-  return 0;
+  const int failures = bench::time_kernels(*device, full ? bench::full_sizes() : bench::small_sizes(),
+                                           {arguments.milliseconds / 1e3, arguments.rounds}, only,
+                                           [&](const bench::Speed& speed) {
+                                             const std::string line = json_of(speed).dump() + "\n";
+                                             if (file) file->write(line);
+                                             if (lines_only)
+                                               std::fputs(line.c_str(), stdout);
+                                             else
+                                               table.add(speed);
+                                           });
+  return failures == 0 ? 0 : 1;
 }
 
 }  // namespace

@@ -15,7 +15,8 @@ namespace {
 std::vector<Speed> time_on_cpu(const std::set<std::string>& only) {
   const auto device = make_device(DeviceKind::cpu, {0, 2});
   std::vector<Speed> speeds;
-  time_kernels(*device, small_sizes(), {1e-5, 1}, only, [&](const Speed& speed) { speeds.push_back(speed); });
+  const auto use = [&](const Speed& speed) { speeds.push_back(speed); };
+  EXPECT_EQ(time_kernels(*device, small_sizes(), {1e-5, 1}, only, use), 0);
   EXPECT_EQ(device->memory().in_use, 0U);
   return speeds;
 }
@@ -32,6 +33,17 @@ TEST(BenchKernels, TimesEverySlot) {
   ASSERT_FALSE(KernelSlot::all().empty());
   for (const KernelSlot* slot : KernelSlot::all())
     EXPECT_TRUE(timed.contains(slot->name())) << "launch/bench has no case for slot " << slot->name();
+}
+
+// A kernel that cannot run is said and counted, and does not keep the others from being timed.
+TEST(BenchKernels, GoesOnAfterAFailure) {
+  const auto device = make_device(DeviceKind::cpu, {0, 1});
+  device->wished_kernels["add"] = "none such";
+  std::set<std::string> timed;
+  const int failures = time_kernels(*device, small_sizes(), {1e-5, 1}, {"add", "rope"},
+                                    [&](const Speed& speed) { timed.insert(speed.slot); });
+  EXPECT_EQ(failures, 1);
+  EXPECT_EQ(timed, std::set<std::string>{"rope"});
 }
 
 TEST(BenchKernels, CountsWhatAKernelMustMove) {
