@@ -37,6 +37,11 @@ __device__ void load_factor(const Factor<T>& x, std::int64_t first, std::int64_t
   }
 }
 
+// How many of 4 elements, 16 apart, are among the next `left`.
+__device__ inline int inside(std::int64_t left) {
+  return left <= 0 ? 0 : left > 48 ? 4 : static_cast<int>((left + 15) / 16);
+}
+
 // The tile of c = a · b, or +=, at (i0, j0), summed over k in order. By all threads of a block.
 template <class T, class C>
 __device__ void multiply_tile(const Factor<T>& a, const Factor<T>& b, std::int64_t k, C* c, std::int64_t ldc,
@@ -46,30 +51,35 @@ __device__ void multiply_tile(const Factor<T>& a, const Factor<T>& b, std::int64
   const Shared<float> sb = arena.array<float>(product_step * product_pitch);
   const int row = thread_index() / 16;
   const int column = thread_index() % 16;
+  // Of a thread's 4 × 4 elements, those inside c: most of a tile may lie outside.
+  const int rows = inside(a.count - i0 - row);
+  const int columns = inside(b.count - j0 - column);
   float sums[4][4] = {};
   for (std::int64_t k0 = 0; k0 < k; k0 += product_step) {
     load_factor(a, i0, k0, k, sa);
     load_factor(b, j0, k0, k, sb);
     sync_threads();
-    for (int kk = 0; kk < product_step; ++kk) {
-      float x[4];
-      float y[4];
-      for (int r = 0; r < 4; ++r) {
+    const int depth = k - k0 < product_step ? static_cast<int>(k - k0) : product_step;
+    for (int kk = 0; rows > 0 && columns > 0 && kk < depth; ++kk) {
+      float x[4] = {};
+      float y[4] = {};
+      for (int r = 0; r < rows; ++r) {
         const float from_a = sa[kk * product_pitch + row + 16 * r];
-        const float from_b = sb[kk * product_pitch + column + 16 * r];
         x[r] = from_a;
-        y[r] = from_b;
+      }
+      for (int s = 0; s < columns; ++s) {
+        const float from_b = sb[kk * product_pitch + column + 16 * s];
+        y[s] = from_b;
       }
       for (int r = 0; r < 4; ++r)
         for (int s = 0; s < 4; ++s) sums[r][s] += x[r] * y[s];
     }
     sync_threads();
   }
-  for (int r = 0; r < 4; ++r)
-    for (int s = 0; s < 4; ++s) {
+  for (int r = 0; r < rows; ++r)
+    for (int s = 0; s < columns; ++s) {
       const std::int64_t i = i0 + row + 16 * r;
       const std::int64_t j = j0 + column + 16 * s;
-      if (i >= a.count || j >= b.count) continue;
       C& to = c[i * ldc + j];
       to = accumulate ? C(to_float(to) + sums[r][s]) : C(sums[r][s]);
     }

@@ -12,25 +12,6 @@ bool ordered(Moment before, Moment now) {
   return before.thread / warp_size == now.thread / warp_size && before.warp_epoch < now.warp_epoch;
 }
 
-void check_index(const SharedArray& array, std::int64_t i, const char* does) {
-  if (i < 0 || i >= array.size)
-    fail_here("{} element {} of shared array {}, which has {}", does, i, array.index, array.size);
-}
-
-void note_read(ElementHistory& element, Moment now) {
-  if (element.read.block_epoch < now.block_epoch) {
-    element.read = now;
-    element.several_threads = element.several_warps = false;
-  } else if (element.read.thread / warp_size != now.thread / warp_size) {
-    element.several_warps = true;
-  } else if (element.read.warp_epoch < now.warp_epoch) {
-    element.read = now;
-    element.several_threads = false;
-  } else if (element.read.thread != now.thread) {
-    element.several_threads = true;
-  }
-}
-
 }  // namespace
 
 void SharedMemory::begin(std::size_t bytes, std::uint32_t epoch) {
@@ -70,19 +51,21 @@ SharedArray& SharedMemory::array(int index, std::int64_t size, std::size_t eleme
   return array;
 }
 
-void SharedMemory::read(SharedArray& array, std::int64_t i, Moment now) {
-  check_index(array, i, "reads");
-  ElementHistory& element = array.history[static_cast<std::size_t>(i)];
+void SharedMemory::fail_outside(const SharedArray& array, std::int64_t i, const char* does) {
+  fail_here("{} element {} of shared array {}, which has {}", does, i, array.index, array.size);
+}
+
+void SharedMemory::check_read(const SharedArray& array, std::int64_t i, Moment now) const {
+  const ElementHistory& element = array.history[static_cast<std::size_t>(i)];
   if (element.write.block_epoch < first_epoch_)
     fail_here("reads element {} of shared array {}, which no thread has written", i, array.index);
   if (!ordered(element.write, now))
     fail_here("reads element {} of shared array {}, which thread {} wrote with no barrier between", i,
               array.index, element.write.thread);
-  note_read(element, now);
 }
 
 void SharedMemory::write(SharedArray& array, std::int64_t i, Moment now) {
-  check_index(array, i, "writes");
+  if (i < 0 || i >= array.size) fail_outside(array, i, "writes");
   ElementHistory& element = array.history[static_cast<std::size_t>(i)];
   if (element.write.block_epoch >= first_epoch_ && !ordered(element.write, now))
     fail_here("writes element {} of shared array {}, which thread {} wrote with no barrier between", i,

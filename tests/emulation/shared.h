@@ -43,15 +43,39 @@ class SharedMemory {
   // The array that a thread asks for as its `index`-th; the first to ask decides what it is.
   SharedArray& array(int index, std::int64_t size, std::size_t element_bytes);
   // Check and note an access; `i` may be anything.
-  void read(SharedArray& array, std::int64_t i, Moment now);
+  void read(SharedArray& array, std::int64_t i, Moment now) {
+    if (i < 0 || i >= array.size) fail_outside(array, i, "reads");
+    ElementHistory& element = array.history[static_cast<std::size_t>(i)];
+    // Nearly every read comes after a barrier after the write.
+    if (element.write.block_epoch - first_epoch_ >= now.block_epoch - first_epoch_) check_read(array, i, now);
+    note_read(element, now);
+  }
   void write(SharedArray& array, std::int64_t i, Moment now);
 
  private:
+  [[noreturn]] static void fail_outside(const SharedArray& array, std::int64_t i, const char* does);
+  void check_read(const SharedArray& array, std::int64_t i, Moment now) const;
+  static void note_read(ElementHistory& element, Moment now);
+
   std::size_t bytes_ = 0;
   std::uint32_t first_epoch_ = 1;
   std::size_t arrays_used_ = 0;
   std::vector<std::unique_ptr<SharedArray>> arrays_;
   std::vector<std::byte> storage_;
 };
+
+inline void SharedMemory::note_read(ElementHistory& element, Moment now) {
+  if (element.read.block_epoch < now.block_epoch) {
+    element.read = now;
+    element.several_threads = element.several_warps = false;
+  } else if (element.read.thread / 32 != now.thread / 32) {
+    element.several_warps = true;
+  } else if (element.read.warp_epoch < now.warp_epoch) {
+    element.read = now;
+    element.several_threads = false;
+  } else if (element.read.thread != now.thread) {
+    element.several_threads = true;
+  }
+}
 
 }  // namespace tessera::emulation
