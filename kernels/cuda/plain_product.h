@@ -23,17 +23,15 @@ struct Factor {
   std::int64_t count, stride, k_stride;
 };
 
-// Reads neighbours in memory by neighbouring threads.
+// Reads neighbours in memory by neighbouring threads. What lies outside the factor is not written.
 template <class T>
 __device__ void load_factor(const Factor<T>& x, std::int64_t first, std::int64_t k0, std::int64_t k,
                             Shared<float> to) {
   for (int e = thread_index(); e < product_tile * product_step; e += thread_count()) {
     const int i = x.k_stride == 1 ? e / product_step : e % product_tile;
     const int j = x.k_stride == 1 ? e % product_step : e / product_tile;
-    float value = 0;
     if (first + i < x.count && k0 + j < k)
-      value = to_float(x.at[(first + i) * x.stride + (k0 + j) * x.k_stride]);
-    to[j * product_pitch + i] = value;
+      to[j * product_pitch + i] = to_float(x.at[(first + i) * x.stride + (k0 + j) * x.k_stride]);
   }
 }
 

@@ -40,7 +40,7 @@ void Block::run(Body body, const void* arguments, std::int64_t index, const Bloc
   const auto n = static_cast<std::size_t>(shape.threads);
   body_ = body;
   arguments_ = arguments;
-  here_ = {index, shape.blocks, 0, shape.threads, this};
+  here_ = {index, shape.blocks, 0, shape.threads, this, {}};
   random_.state = seed;
   fresh_first_ = (random_.next() & 1U) != 0;
   threads_.assign(n, {});
@@ -93,8 +93,7 @@ void Block::run_fresh_threads(Fiber& fiber) {
     Thread& thread = threads_[static_cast<std::size_t>(index)];
     thread.state = State::running;
     thread.fiber = &fiber;
-    current = here_;
-    current.thread = index;
+    enter(index);
     try {
       body_(arguments_);
     } catch (const Abandoned&) {
@@ -108,14 +107,20 @@ void Block::run_fresh_threads(Fiber& fiber) {
   idle_.push_back(&fiber);
 }
 
+// No barrier of the block or of the warp is passed while one of its threads runs.
+void Block::enter(int thread) {
+  current = here_;
+  current.thread = thread;
+  current.now = {thread, epoch_, warps_[static_cast<std::size_t>(thread / warp_size)].epoch};
+}
+
 void Block::wait(State state) {
   const int index = current.thread;
   Thread& thread = threads_[static_cast<std::size_t>(index)];
   thread.state = state;
   thread.fiber->suspend();
   if (abandoned_) throw Abandoned{};
-  current = here_;
-  current.thread = index;
+  enter(index);
   thread.state = State::running;
 }
 

@@ -27,6 +27,7 @@ struct Current {
   std::int64_t block = 0, blocks = 0;
   int thread = 0, threads = 0;
   Block* in = nullptr;
+  Moment now;
 };
 inline constinit thread_local Current current{};
 
@@ -79,10 +80,6 @@ class Block {
                         const std::source_location& where);
   void note_arena();
   SharedMemory& shared() { return shared_; }
-  Moment now() const {
-    const int thread = current.thread;
-    return {thread, epoch_, warps_[static_cast<std::size_t>(thread / 32)].epoch};
-  }
 
  private:
   enum class State : std::uint8_t { fresh, running, at_barrier, in_warp, finished };
@@ -102,6 +99,7 @@ class Block {
   struct Abandoned {};  // thrown through the threads of a block that failed
 
   void run_fresh_threads(Fiber& fiber);
+  void enter(int thread);
   void wait(State state);
   void release(int first, int count);
   void schedule();

@@ -64,15 +64,13 @@ class SharedElement {
   SharedElement(const SharedElement&) = default;
 
   operator T() const {
-    emulation::Block& block = *emulation::current.in;
-    block.shared().read(array_, i_, block.now());
+    emulation::current.in->shared().read(array_, i_, emulation::current.now);
     T value;
     std::memcpy(static_cast<void*>(&value), address(), sizeof(T));
     return value;
   }
   const SharedElement& operator=(const T& value) const {
-    emulation::Block& block = *emulation::current.in;
-    block.shared().write(array_, i_, block.now());
+    emulation::current.in->shared().write(array_, i_, emulation::current.now);
     std::memcpy(address(), &value, sizeof(T));
     return *this;
   }

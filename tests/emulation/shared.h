@@ -68,7 +68,9 @@ inline void SharedMemory::note_read(ElementHistory& element, Moment now) {
   if (element.read.block_epoch < now.block_epoch) {
     element.read = now;
     element.several_threads = element.several_warps = false;
-  } else if (element.read.thread / 32 != now.thread / 32) {
+  } else if (element.several_warps) {
+    return;
+  } else if (element.read.thread >> 5 != now.thread >> 5) {
     element.several_warps = true;
   } else if (element.read.warp_epoch < now.warp_epoch) {
     element.read = now;
