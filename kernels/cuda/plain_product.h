@@ -8,7 +8,7 @@ namespace tessera::cuda {
 
 inline constexpr int product_tile = 64;      // rows and columns of a tile
 inline constexpr int product_threads = 256;  // of a block, 4 × 4 elements each
-inline constexpr int product_step = 16;      // of k at once
+inline constexpr int product_step = 32;      // of k at once
 inline constexpr int product_pitch = product_tile + 1;
 inline constexpr std::size_t product_shared_bytes = 2 * shared_size<float>(product_step * product_pitch);
 

@@ -30,6 +30,24 @@ const std::byte* bytes_at(const void* address) {
   return static_cast<const std::byte*>(address);
 }
 
+// Whether the bytes, in no memory of the device that asks, are another's. Throws as find() does.
+bool is_of_peer(const void* address, std::size_t bytes, const char* doing) {
+  const std::optional<GuardedRange> range = guarded_at(address);
+  if (!range) return false;
+  if (range->retired) fail("emulated device: {} memory that another device has released", doing);
+  const auto offset = static_cast<std::size_t>(bytes_at(address) - range->begin);
+  if (offset + bytes > range->bytes)
+    fail("emulated device: {} {} bytes at byte {} of another device's allocation of {}", doing, bytes, offset,
+         range->bytes);
+  return true;
+}
+
+[[noreturn]] void fail_of_address(const void* address, const char* what) {
+  fail("emulated device: {} is given {}", what,
+       is_of_peer(address, 0, what) ? "memory of another device"
+                                    : "an address that is in no allocation of its device");
+}
+
 }  // namespace
 
 class EmulatedCudaDevice::EmulatedStream : public KernelStream {
@@ -147,8 +165,7 @@ void EmulatedCudaDevice::begin_kernel(int stream, std::span<const PointerParamet
   for (const PointerParameter& pointer : pointers) {
     if (pointer.address == nullptr) continue;
     const auto allocation = find(pointer.address, 0, "a kernel is given");
-    if (allocation == live_.end())
-      fail("emulated device: a kernel is given an address that is in no allocation of its device");
+    if (allocation == live_.end()) fail_of_address(pointer.address, "a kernel");
     const std::byte* end = allocation->first + allocation->second.bytes;
     access(stream, allocation, pointer.address, static_cast<std::size_t>(end - bytes_at(pointer.address)),
            pointer.written, "a kernel is given");
@@ -172,28 +189,26 @@ void EmulatedCudaDevice::transfer(int stream, std::span<const Transfer> pieces) 
   for (const Transfer& piece : pieces) {
     if (piece.bytes == 0) continue;
     const auto allocation = find(piece.address, piece.bytes, "a transfer is given");
-    if (allocation == live_.end())
-      fail("emulated device: a transfer is given an address that is in no allocation of its device");
+    if (allocation == live_.end()) fail_of_address(piece.address, "a transfer");
     access(stream, allocation, piece.address, piece.bytes, piece.written, "a transfer is given");
   }
 }
 
-void EmulatedCudaDevice::touch(const void* address, std::size_t bytes, bool write, const char* doing) {
+bool EmulatedCudaDevice::touch(const void* address, std::size_t bytes, bool write, const char* doing) {
   const auto allocation = find(address, bytes, doing);
-  if (allocation == live_.end()) return;  // host memory: it goes by slots that the host need not wait for
+  if (allocation == live_.end()) return !is_of_peer(address, bytes, doing);
   access(compute, allocation, address, bytes, write, doing);
+  return false;
 }
 
 void EmulatedCudaDevice::copy(void* to, const void* from, std::size_t bytes) {
   throw_noted();
   if (bytes == 0) return;
   hazards_.begin(compute);
-  touch(from, bytes, false, "copying from");
-  if (find(to, bytes, "copying to") == live_.end()) {
+  touch(from, bytes, false, "copying from");  // from the host by slots, which it need not wait for
+  if (touch(to, bytes, true, "copying to")) {
     ++host_waits_;
     hazards_.synchronize(compute);
-  } else {
-    touch(to, bytes, true, "copying to");
   }
   std::memmove(to, from, bytes);
 }

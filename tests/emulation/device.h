@@ -6,6 +6,9 @@
 // into a guard zone (a build with AddressSanitizer stops at the access itself). A kernel counts as touching
 // all bytes from each of its pointers to the end of the allocation.
 //
+// Memory of another emulated device of the process may be copied from and to, as between GPUs that are peers,
+// but not given to kernels.
+//
 // Released memory is kept aside for a while, so that its use is told apart from that of host memory.
 #pragma once
 
@@ -70,7 +73,8 @@ class EmulatedCudaDevice : public Device {
   Allocations::iterator find(const void* address, std::size_t bytes, const char* doing);
   void access(int stream, Allocations::iterator allocation, const void* address, std::size_t bytes,
               bool write, const char* doing);
-  void touch(const void* address, std::size_t bytes, bool write, const char* doing);
+  // True if the bytes are the host's: of no emulated device.
+  bool touch(const void* address, std::size_t bytes, bool write, const char* doing);
   void throw_noted();
   // Copies that stay behind, up to an event.
   void deliver(std::uint64_t event);

@@ -5,6 +5,8 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -35,6 +37,39 @@ std::size_t whole(std::size_t bytes) {
   return (bytes + 2 * guard + 63) / 64 * 64;
 }
 
+// Of the whole process, as ranks are threads and copy from each other.
+class Ranges {
+ public:
+  void add(const GuardedRange& range) {
+    const std::lock_guard lock(mutex_);
+    all_[range.begin] = range;
+  }
+  void retire(const std::byte* begin) {
+    const std::lock_guard lock(mutex_);
+    all_.at(begin).retired = true;
+  }
+  void remove(const std::byte* begin) {
+    const std::lock_guard lock(mutex_);
+    all_.erase(begin);
+  }
+  std::optional<GuardedRange> find(const std::byte* address) {
+    const std::lock_guard lock(mutex_);
+    const auto above = all_.upper_bound(address);
+    if (above == all_.begin()) return std::nullopt;
+    const GuardedRange& range = std::prev(above)->second;
+    if (address > range.begin + range.bytes) return std::nullopt;
+    return range;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<const std::byte*, GuardedRange> all_;
+};
+Ranges& ranges() {
+  static auto* all = new Ranges;  // devices may outlive statics
+  return *all;
+}
+
 bool intact(const std::byte* zone) {
   static const auto untouched = [] {
     std::array<std::byte, guard> bytes{};
@@ -62,6 +97,7 @@ std::byte* make_guarded(std::size_t bytes) {
   std::memset(address + bytes, guard_byte, guard);
   forbid(base, guard);
   forbid(address + bytes, guard);
+  ranges().add({address, bytes});
   return address;
 }
 
@@ -70,15 +106,21 @@ bool guards_intact(const std::byte* address, std::size_t bytes) {
 }
 
 void retire_guarded(std::byte* address, std::size_t bytes) {
+  ranges().retire(address);
   forbid(address, bytes);
 }
 
 void free_guarded(std::byte* address, std::size_t bytes) {
+  ranges().remove(address);
   allow(address - guard, bytes + 2 * guard);
   if (bytes >= sparse_from)
     munmap(address - guard, whole(bytes));
   else
     std::free(address - guard);
+}
+
+std::optional<GuardedRange> guarded_at(const void* address) {
+  return ranges().find(static_cast<const std::byte*>(address));
 }
 
 }  // namespace tessera::emulation

@@ -1,7 +1,9 @@
-// Host memory between guard zones, for an emulated device.
+// Host memory between guard zones, for emulated devices. Any thread may call: all of a process are known
+// here.
 #pragma once
 
 #include <cstddef>
+#include <optional>
 
 namespace tessera::emulation {
 
@@ -13,5 +15,13 @@ bool guards_intact(const std::byte* address, std::size_t bytes);
 // No access is expected any more.
 void retire_guarded(std::byte* address, std::size_t bytes);
 void free_guarded(std::byte* address, std::size_t bytes);
+
+struct GuardedRange {
+  const std::byte* begin = nullptr;
+  std::size_t bytes = 0;
+  bool retired = false;
+};
+// The memory made here, whoever asked for it, that holds this address or ends there.
+std::optional<GuardedRange> guarded_at(const void* address);
 
 }  // namespace tessera::emulation

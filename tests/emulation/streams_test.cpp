@@ -1,5 +1,7 @@
 // The emulated device must report what would go wrong between streams that do overlap, and wrong addresses.
 
+#include <thread>
+
 #include "tests/emulation/kernels_test.h"
 
 namespace tessera::cuda {
@@ -149,6 +151,57 @@ TEST(Device, WrongAddressesAreReported) {
   });
   expect_fault("waits for event 7, never recorded",
                [](EmulatedCudaDevice& device) { device.stream().wait(7); });
+}
+
+TEST(Device, CopiesToAndFromItsPeers) {
+  EmulatedCudaDevice other({.ordinal = 1}, 1);
+  const std::vector<float> numbers{1, 2, 3};
+  const Tensor theirs = Tensor::from_host(numbers.data(), {3}, DType::f32, other);
+  expect_right([&](EmulatedCudaDevice& device) {
+    const int waits = device.host_waits();
+    const Tensor mine = floats(device, 3);
+    device.copy(mine.raw(), theirs.raw(), mine.bytes());
+    EXPECT_EQ(emulation::on_host(mine), numbers);
+    const Tensor back = floats(other, 3);
+    device.copy(back.raw(), mine.raw(), mine.bytes());
+    EXPECT_EQ(device.host_waits(), waits + 1) << "for the copy to the host alone";
+    EXPECT_EQ(emulation::on_host(back), numbers);
+  });
+}
+
+TEST(Device, WrongUseOfAPeersMemoryIsReported) {
+  EmulatedCudaDevice other({.ordinal = 1}, 1);
+  const Tensor theirs = floats(other, 32);
+  expect_fault("a kernel is given memory of another device", [&](EmulatedCudaDevice& device) {
+    launch(device.stream(), add_one, Grid{1, 32}, theirs.data<float>(), floats(device, 32).data<float>());
+  });
+  expect_fault("copying from 132 bytes at byte 0 of another device's allocation of 128",
+               [&](EmulatedCudaDevice& device) { device.copy(floats(device, 33).raw(), theirs.raw(), 132); });
+  expect_fault("copying to 4 bytes at byte 128 of another device's allocation of 128",
+               [&](EmulatedCudaDevice& device) {
+                 device.copy(theirs.data<float>() + 32, floats(device, 32).raw(), 4);
+               });
+  expect_fault("copying from memory that another device has released", [&](EmulatedCudaDevice& device) {
+    const float* gone = floats(other, 32).data<float>();
+    device.copy(floats(device, 32).raw(), gone, 128);
+  });
+}
+
+// Ranks are threads: all make and release memory, and copy, at once.
+TEST(Device, PeersOfSeveralThreadsCopyAtOnce) {
+  EmulatedCudaDevice source({.ordinal = 9}, 1);
+  const std::vector<float> numbers(100, 7);
+  const Tensor theirs = Tensor::from_host(numbers.data(), {100}, DType::f32, source);
+  const auto rank = [&](int ordinal) {
+    EmulatedCudaDevice device({.ordinal = ordinal}, 1);
+    for (int round = 0; round < 200; ++round) {
+      const Tensor mine = floats(device, 100);
+      device.copy(mine.raw(), theirs.raw(), mine.bytes());
+      EXPECT_EQ(emulation::on_host(mine), numbers);
+    }
+  };
+  std::vector<std::jthread> ranks;
+  for (int ordinal = 0; ordinal < 3; ++ordinal) ranks.emplace_back(rank, ordinal);
 }
 
 TEST(Device, FillsMemoryWithNaN) {
