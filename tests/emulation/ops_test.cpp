@@ -1,10 +1,7 @@
-// Every op case on the emulated device under three orders, and the table of what computes each kernel slot.
+// Every op case on the emulated device under three orders.
 
 #include <gtest/gtest.h>
 
-#include <cstdio>
-
-#include "core/tensor/kernel.h"
 #include "tests/emulation/device.h"
 #include "tests/kernels/op_case.h"
 #include "tests/seed.h"
@@ -49,26 +46,6 @@ std::string case_name(const testing::TestParamInfo<OpCase>& test) {
 
 INSTANTIATE_TEST_SUITE_P(Emulated, Ops, testing::ValuesIn(all_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Emulated, OpsInBf16, testing::ValuesIn(bf16_cases()), case_name);
-
-TEST(Slots, EveryOneHasACpuKernelAndAnEmulatedOne) {
-  std::set<std::string> table;
-  const auto candidates = [](const KernelSlot& slot, DeviceKind kind) {
-    std::string names;
-    for (const auto& entry : slot.entries())
-      if (entry.device == kind) names += (names.empty() ? "" : ", ") + entry.candidate;
-    return names;
-  };
-  for (const KernelSlot* slot : KernelSlot::all()) {
-    const std::string cpu = candidates(*slot, DeviceKind::cpu);
-    const std::string cuda = candidates(*slot, DeviceKind::cuda);
-    table.insert(fmt::format("{:24} {:20} {}", slot->name(), cpu.empty() ? "NONE" : cpu,
-                             cuda.empty() ? "NONE" : cuda));
-    EXPECT_FALSE(cpu.empty()) << "slot " << slot->name() << " has no CPU kernel";
-    EXPECT_FALSE(cuda.empty()) << "slot " << slot->name() << " has no emulated CUDA kernel";
-  }
-  std::printf("%-24s %-20s %s\n", "slot", "CPU", "CUDA, emulated");
-  for (const std::string& line : table) std::printf("%s\n", line.c_str());
-}
 
 }  // namespace
 }  // namespace tessera::testing_ops
