@@ -244,7 +244,7 @@ std::optional<std::size_t> EmulatedCudaDevice::available() const {
 
 void* EmulatedCudaDevice::do_allocate(std::size_t bytes) {
   if (limit != 0 && memory().in_use + bytes > limit) return nullptr;
-  std::byte* address = make_guarded(bytes);
+  std::byte* address = make_guarded(bytes, sparse);
   if (address != nullptr) live_[address].bytes = bytes;
   return address;
 }

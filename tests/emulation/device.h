@@ -43,6 +43,8 @@ class EmulatedCudaDevice : public Device {
   std::string identity() const override { return identity_name; }
   std::string model_name = "emulated GPU";
   std::string identity_name;
+  // Allocations from now on are zeros that take memory only where they are written, whatever their size.
+  bool sparse = false;
 
   // Bytes that it has; 0: as many as are asked for.
   std::size_t limit = 0;

@@ -309,7 +309,7 @@ TEST(Emulator, RunsChosenBlocksOverASparseMapping) {
   const Grid grid = blocks_for(n);
   const auto at = [&](std::int64_t i) { return on_host(y.narrow(0, i, 1))[0]; };
   {
-    const emulation::OnlyBlocks few({0, grid.blocks / 2, grid.blocks - 1});
+    const emulation::OnlyBlocks few(emulation::first_middle_last);
     launch(device.stream(), fill_with_small_indices, grid, y.data<float>(), n);
     EXPECT_EQ(at(n - 1), 0) << "32-bit indices do not reach it";
     launch(device.stream(), fill, grid, y.data<float>(), n);

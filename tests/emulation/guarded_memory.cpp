@@ -48,9 +48,9 @@ class Ranges {
     const std::lock_guard lock(mutex_);
     all_.at(begin).retired = true;
   }
-  void remove(const std::byte* begin) {
+  GuardedRange remove(const std::byte* begin) {
     const std::lock_guard lock(mutex_);
-    all_.erase(begin);
+    return all_.extract(begin).mapped();
   }
   std::optional<GuardedRange> find(const std::byte* address) {
     const std::lock_guard lock(mutex_);
@@ -81,9 +81,10 @@ bool intact(const std::byte* zone) {
 
 }  // namespace
 
-std::byte* make_guarded(std::size_t bytes) {
+std::byte* make_guarded(std::size_t bytes, bool sparse) {
   void* base = nullptr;
-  if (bytes >= sparse_from) {
+  sparse = sparse || bytes >= sparse_from;
+  if (sparse) {
     base = mmap(nullptr, whole(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                 -1, 0);
     if (base == MAP_FAILED) return nullptr;
@@ -97,7 +98,7 @@ std::byte* make_guarded(std::size_t bytes) {
   std::memset(address + bytes, guard_byte, guard);
   forbid(base, guard);
   forbid(address + bytes, guard);
-  ranges().add({address, bytes});
+  ranges().add({address, bytes, sparse});
   return address;
 }
 
@@ -111,12 +112,18 @@ void retire_guarded(std::byte* address, std::size_t bytes) {
 }
 
 void free_guarded(std::byte* address, std::size_t bytes) {
-  ranges().remove(address);
-  allow(address - guard, bytes + 2 * guard);
-  if (bytes >= sparse_from)
-    munmap(address - guard, whole(bytes));
-  else
-    std::free(address - guard);
+  std::byte* base = address - guard;
+  const GuardedRange range = ranges().remove(address);
+  if (range.sparse) {
+    // Only what was forbidden: the sanitizer's notes on the rest are sparse too.
+    allow(base, guard);
+    allow(address + bytes, guard);
+    if (range.retired) allow(address, bytes);
+    munmap(base, whole(bytes));
+  } else {
+    allow(base, bytes + 2 * guard);
+    std::free(base);
+  }
 }
 
 std::optional<GuardedRange> guarded_at(const void* address) {

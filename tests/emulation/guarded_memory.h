@@ -7,9 +7,9 @@
 
 namespace tessera::emulation {
 
-// 64-byte aligned and filled with bytes that make NaN in every float format; from a gigabyte on a sparse
-// mapping of zeros, which takes memory only where it is written. nullptr where there is none.
-std::byte* make_guarded(std::size_t bytes);
+// 64-byte aligned and filled with bytes that make NaN in every float format; from a gigabyte on, or where
+// `sparse`, a mapping of zeros, which takes memory only where it is written. nullptr where there is none.
+std::byte* make_guarded(std::size_t bytes, bool sparse = false);
 // Whether the zones around it are untouched. With AddressSanitizer always: it stops at the access.
 bool guards_intact(const std::byte* address, std::size_t bytes);
 // No access is expected any more.
@@ -19,6 +19,7 @@ void free_guarded(std::byte* address, std::size_t bytes);
 struct GuardedRange {
   const std::byte* begin = nullptr;
   std::size_t bytes = 0;
+  bool sparse = false;
   bool retired = false;
 };
 // The memory made here, whoever asked for it, that holds this address or ends there.

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -42,14 +43,19 @@ class KernelStream : public Stream {
 // The live stream of any emulated device that has this handle; null if none has. Any thread.
 KernelStream* stream_of(const void* native);
 
-// While one lives, its host thread runs only these blocks of each grid: for grids too large to run.
+// While one lives, its host thread runs only these blocks of each grid, by its number of blocks: for grids
+// too large to run.
 class OnlyBlocks {
  public:
-  explicit OnlyBlocks(std::vector<std::int64_t> blocks);
+  using Choice = std::function<std::vector<std::int64_t>(std::int64_t blocks)>;
+  explicit OnlyBlocks(Choice choice);
   ~OnlyBlocks();
   OnlyBlocks(const OnlyBlocks&) = delete;
   OnlyBlocks& operator=(const OnlyBlocks&) = delete;
 };
+
+// Block 0, block ⌊blocks / 2⌋ and the last.
+std::vector<std::int64_t> first_middle_last(std::int64_t blocks);
 
 // `stream` must be a KernelStream.
 void launch(Stream& stream, const BlockShape& shape, std::span<const PointerParameter> pointers,

@@ -83,7 +83,7 @@ OpCase balance_case() {
   constexpr std::int64_t tokens = 12;
   constexpr std::int64_t experts = 4;
   std::vector<std::int32_t> chosen;
-  for (std::int32_t t = 0; t < tokens; ++t) chosen.push_back(t * 5 % experts);
+  for (std::int32_t t = 0; t < tokens; ++t) chosen.push_back(static_cast<std::int32_t>(t * 5 % experts));
   // Tokens 2 … of rows of 5: three rows are touched.
   const TokenRows rows{2, 5};
   const auto counts = [=] {
