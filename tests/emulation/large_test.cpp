@@ -47,7 +47,7 @@ Places places(std::int64_t rows, std::int64_t of_block = 1) {
 // Few wide rows, more than 2^31 elements, and columns that are of the first, middle and last blocks whether a
 // block has 8 of them, 32, 1024 or 2048.
 constexpr std::int64_t wide_rows = 64;
-constexpr std::int64_t wide_n = (std::int64_t{1} << 25) + 1024;
+constexpr std::int64_t wide_n = (std::int64_t{33} << 20) + 1024;
 constexpr std::int64_t wide_columns[] = {0, wide_n / 2, wide_n - 1};
 
 struct Pair {
@@ -447,7 +447,7 @@ TEST_F(Large, SumsOfRows) {
 // one the second group's first.
 TEST_F(Large, GroupedRows) {
   const std::int64_t k = 2048, n = 8;
-  const std::int64_t half = beyond / k / 2 + 1;
+  const std::int64_t half = beyond / k + 1;
   const Places at{{0, half, 2 * half - 1}, 1};
   const Pair a = numbers({2 * half, k}, DType::bf16, at);
   const Pair b = shared({2 * n, k}, DType::bf16);
