@@ -36,7 +36,11 @@ function(tessera_test folder)
   target_link_libraries(${name} PRIVATE tessera_settings GTest::gtest_main ${ARG_LINK})
   target_compile_definitions(${name} PRIVATE
     TESSERA_SOURCE_DIR="${PROJECT_SOURCE_DIR}" TESSERA_BINARY_DIR="${PROJECT_BINARY_DIR}")
-  gtest_discover_tests(${name} NO_PRETTY_VALUES DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 120)
+  set(timeout 120)
+  if(TESSERA_SANITIZE)
+    set(timeout 400)
+  endif()
+  gtest_discover_tests(${name} NO_PRETTY_VALUES DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT ${timeout})
 endfunction()
 
 # tessera_mutants_test(NAME SOURCES... MUTABLE paths LINK targets...): a test whose faults can be switched on. MUTABLE are

@@ -248,6 +248,26 @@ TEST(Emulator, ReportsAnIndexOutsideGlobalMemory) {
   }
 }
 
+#ifdef __SANITIZE_ADDRESS__
+__global__ void read_at(const float* x, float* y, std::int64_t i) {
+  if (thread_index() == 0) y[0] = x[i];
+}
+
+// A read leaves no mark in a guard zone: only the sanitizer sees it.
+TEST(Emulator, ReportsAReadOutsideGlobalMemory) {
+  const auto reading = [](std::int64_t i) {
+    return [i](EmulatedCudaDevice& device) {
+      const Tensor x = floats(device, 64);
+      const Tensor y = floats(device, 1);
+      launch(device.stream(), read_at, Grid{1, 32}, x.data<float>(), y.data<float>(), i);
+    };
+  };
+  expect_right(reading(63));
+  for (const std::int64_t i : {-1, 64, 200})
+    EXPECT_DEATH(emulation::fault_of(0, reading(i)), "AddressSanitizer.*\n.*READ of size 4");
+}
+#endif
+
 TEST(Emulator, ReportsWrongGrids) {
   const auto on = [](Grid grid) {
     return [grid](EmulatedCudaDevice& device) {
@@ -297,7 +317,7 @@ __global__ void fill(float* y, std::int64_t n) {
   for (std::int64_t i = grid_index(); i < n; i += grid_stride()) y[i] = 1;
 }
 __global__ void fill_with_small_indices(float* y, std::int64_t n) {
-  const int i = static_cast<int>(block_index()) * thread_count() + thread_index();
+  const int i = static_cast<int>(grid_index());
   if (i >= 0 && i < n) y[i] = 1;
 }
 
