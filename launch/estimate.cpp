@@ -55,8 +55,8 @@ std::size_t activation_bytes(Model& model, const ParallelLayout& layout, const B
 }  // namespace
 
 std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
-                            const BatchShape& batch, const ReduceGroups& groups) {
-  const auto device = make_device(DeviceKind::meta);
+                            const BatchShape& batch, const ReduceGroups& groups, std::size_t chunk_bytes) {
+  const auto device = make_device(DeviceKind::meta, {.chunk_bytes = chunk_bytes});
   const MeshShape& mesh = layout.mesh;
   const int chunks = mesh.pp * layout.virtual_stages;
   const auto counts =
@@ -82,12 +82,12 @@ void take_memory(Device& device, const ModelSpec& spec, const ModelOptions& opti
                  const ParallelLayout& layout, const BatchShape& batch, const ReduceGroups& groups) {
   const std::optional<std::size_t> available = device.available();
   if (!available) return;
-  const std::size_t needed = estimate_memory(spec, options, layout, batch, groups);
+  const std::size_t needed = estimate_memory(spec, options, layout, batch, groups, device.chunk_bytes());
   if (needed <= *available) return device.reserve(needed);
   std::string fits;
   const auto try_one = [&](const ModelOptions& model, const ParallelLayout& ranks, const BatchShape& smaller,
                            const std::string& text) {
-    const std::size_t bytes = estimate_memory(spec, model, ranks, smaller, groups);
+    const std::size_t bytes = estimate_memory(spec, model, ranks, smaller, groups, device.chunk_bytes());
     if (bytes <= *available)
       fits += fmt::format("{}{} would take {}", fits.empty() ? "" : ", ", text,
                           bytes_text(static_cast<double>(bytes)));

@@ -5,15 +5,17 @@
 #include <cstdint>
 
 #include "core/nn/model.h"
+#include "core/tensor/device.h"
 #include "parallel/layout.h"
 #include "parallel/reduce_groups.h"
 
 namespace tessera {
 
 // Bytes of the first rank's weights, gradients, moments and activations at their peak. Stage 0 holds the
-// most microbatches at once; what a rank receives from others is not counted.
+// most microbatches at once; what a rank receives from others is not counted. `chunk_bytes`: of the device.
 std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
-                            const BatchShape& batch, const ReduceGroups& groups);
+                            const BatchShape& batch, const ReduceGroups& groups,
+                            std::size_t chunk_bytes = DeviceOptions().chunk_bytes);
 
 // Refuses, with Error, a run that its device has no room for, and says what would fit; else reserves the
 // room, where the device knows how much it has.

@@ -4,13 +4,16 @@
 
 #include "core/autograd/tape.h"
 #include "core/ops/linear.h"
+#include "core/tensor/device.h"
 
 namespace tessera {
 namespace {
 
-// Tokens whose logits are held at a time: about 16 MiB of them, a function of the vocabulary alone.
-std::int64_t chunk_tokens(std::int64_t vocab) {
-  return std::clamp<std::int64_t>((std::int64_t{1} << 22) / vocab / 64 * 64, 64, 2048);
+// Tokens whose logits, in fp32, are held at a time: a function of the vocabulary and the kind of device
+// alone.
+std::int64_t chunk_tokens(std::int64_t vocab, const Device& device) {
+  const auto elements = static_cast<std::int64_t>(device.chunk_bytes() / sizeof(float));
+  return std::clamp<std::int64_t>(elements / vocab / 64 * 64, 64, 2048);
 }
 
 Tensor chunk_logits(const Tensor& x, Parameter& weight) {
@@ -99,7 +102,7 @@ Tensor forward_losses(const Saved& saved, Parameter& weight) {
 
 Saved save(const Tensor& x, Parameter& weight, const Tensor& targets, const Tensor& inverse_count) {
   return {x.detach(), targets, inverse_count, Tensor::empty({x.size(0)}, DType::f32, x.device()),
-          chunk_tokens(weight.shape()[0])};
+          chunk_tokens(weight.shape()[0], x.device())};
 }
 
 }  // namespace

@@ -26,6 +26,8 @@ namespace tessera {
 struct DeviceOptions {
   int ordinal = 0;  // among the node's devices of this kind
   int threads = 1;  // of the pool
+  // Bytes of a large temporary that is worked on at once: what caches hold; on a GPU what keeps it busy.
+  std::size_t chunk_bytes = std::size_t{16} << 20;
 };
 
 // What memory is for: said where it runs out.
@@ -72,6 +74,7 @@ class Device {
 
   DeviceKind kind() const { return kind_; }
   int ordinal() const { return options_.ordinal; }
+  std::size_t chunk_bytes() const { return options_.chunk_bytes; }
   // What it is, "NVIDIA H100 80GB HBM3", and which one of all machines' devices.
   virtual std::string model() const;
   virtual std::string identity() const;

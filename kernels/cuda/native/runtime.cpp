@@ -240,10 +240,14 @@ int count_gpus() {
   return count;
 }
 
-const RegisterDevice register_cuda(DeviceKind::cuda, {[](DeviceOptions options) -> std::unique_ptr<Device> {
-                                                        return std::make_unique<CudaDevice>(options);
-                                                      },
-                                                      count_gpus});
+const RegisterDevice register_cuda(DeviceKind::cuda,
+                                   {[](DeviceOptions options) -> std::unique_ptr<Device> {
+                                      options.chunk_bytes =
+                                          std::size_t{1}
+                                          << 30;  // of logits over 128k tokens: products of 2048 rows
+                                      return std::make_unique<CudaDevice>(options);
+                                    },
+                                    count_gpus});
 
 }  // namespace
 
