@@ -6,6 +6,7 @@
 #include <array>
 #include <dnnl.hpp>
 #include <map>
+#include <mutex>
 #include <vector>
 
 #include "core/base/error.h"
@@ -103,6 +104,10 @@ const Matmul& matmul_of(const MatmulKey& key) {
     sum.append_sum(1.0F);
     attributes.set_post_ops(sum);
   }
+  // oneDNN keeps primitives for all threads. A lock of ours orders their making, where the thread sanitizer,
+  // which does not see into the library, would report races.
+  static std::mutex making;
+  const std::lock_guard lock(making);
   made.primitive = dnnl::matmul(
       dnnl::matmul::primitive_desc(dnnl::matmul::desc(made.a, made.b, made.c), attributes, engine()));
   return cache.emplace(key, std::move(made)).first->second;
