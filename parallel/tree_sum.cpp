@@ -7,13 +7,6 @@
 
 namespace tessera {
 
-double tree_sum(std::span<const double> values) {
-  if (values.empty()) return 0;
-  if (values.size() == 1) return values[0];
-  const auto split = static_cast<std::size_t>(tree_split(static_cast<std::int64_t>(values.size())));
-  return tree_sum(values.first(split)) + tree_sum(values.subspan(split));
-}
-
 bool blocks_are_subtrees(std::int64_t groups, std::int64_t ranks) {
   if (ranks == 1) return true;
   if (groups % ranks != 0) return false;

@@ -7,15 +7,11 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "core/tensor/reductions.h"
 
 namespace tessera {
-
-// The tree's sum of a few numbers, in double.
-double tree_sum(std::span<const double> values);
 
 // Whether rounds of `ranks` leaves, one of each, are subtrees of `groups` leaves.
 bool rounds_are_subtrees(std::int64_t groups, std::int64_t ranks);

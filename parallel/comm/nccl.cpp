@@ -53,12 +53,12 @@ struct Note {
 class NcclGroup : public ProcessGroup {
  public:
   NcclGroup(ProcessGroup& host, std::unique_ptr<ProcessGroup> owned, std::shared_ptr<NcclJob> job,
-            NcclOptions options)
+            SumOrder order)
       : ProcessGroup(host.rank(), host.size()),
         owned_(std::move(owned)),
         host_(host),
         job_(std::move(job)),
-        options_(options),
+        order_(order),
         checked_(std::getenv("TESSERA_CHECK_COLLECTIVES") != nullptr) {}
 
   // The end of a communicator may wait for its other rank: all take theirs in one order.
@@ -170,11 +170,11 @@ class NcclGroup : public ProcessGroup {
   std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) override {
     std::unique_ptr<ProcessGroup> part = host_.do_split(color, members, rank);
     ProcessGroup& host = *part;
-    return std::make_unique<NcclGroup>(host, std::move(part), job_, options_);
+    return std::make_unique<NcclGroup>(host, std::move(part), job_, order_);
   }
 
   bool do_reduce_scatter(const Call& call, const Incoming& out, std::span<const Outgoing> in) override {
-    if (!options_.native_order || !on_gpu(call) || size() == 1) return false;
+    if (order_ != SumOrder::native || !on_gpu(call) || size() == 1) return false;
     const ncclDataType_t type = nccl_type(call.dtype);
     run(call, [&](ncclComm_t comm, cudaStream_t stream) {
       if (call.elements >= 0)  // equal parts of one tensor
@@ -191,7 +191,7 @@ class NcclGroup : public ProcessGroup {
   }
 
   bool do_all_reduce(const Call& call, const Incoming& x) override {
-    if (!options_.native_order || !on_gpu(call)) return false;
+    if (order_ != SumOrder::native || !on_gpu(call)) return false;
     run(call, [&](ncclComm_t comm, cudaStream_t stream) {
       return ncclAllReduce(x.data, x.data, elements(call, x.bytes), nccl_type(call.dtype), ncclSum, comm,
                            stream);
@@ -305,7 +305,7 @@ class NcclGroup : public ProcessGroup {
   std::unique_ptr<ProcessGroup> owned_;
   ProcessGroup& host_;
   std::shared_ptr<NcclJob> job_;
-  NcclOptions options_;
+  SumOrder order_;
   bool checked_;
   std::unique_ptr<ProcessGroup> notes_;
   std::unique_ptr<Stream> stream_;
@@ -313,10 +313,10 @@ class NcclGroup : public ProcessGroup {
   std::map<Ends, Way> ways_;
 };
 
-std::unique_ptr<ProcessGroup> make_nccl_group(ProcessGroup& host, Device& device, NcclOptions options) {
+std::unique_ptr<ProcessGroup> make_nccl_group(ProcessGroup& host, Device& device, SumOrder order) {
   assert(device.kind() == DeviceKind::cuda);
   check_gpus(host, device);
-  return std::make_unique<NcclGroup>(host, nullptr, std::make_shared<NcclJob>(host, device), options);
+  return std::make_unique<NcclGroup>(host, nullptr, std::make_shared<NcclJob>(host, device), order);
 }
 
 }  // namespace tessera

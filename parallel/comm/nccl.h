@@ -21,17 +21,14 @@
 #include <memory>
 
 #include "parallel/comm/communicator.h"
+#include "parallel/comm/sum_order.h"
 
 namespace tessera {
-
-struct NcclOptions {
-  // Sums by NCCL itself: faster; their bits depend on the number of ranks and how they are wired.
-  bool native_order = false;
-};
 
 // `host`, which moves host memory, and `device`, a GPU, outlive the group and its parts. Collective over
 // `host`; throws Error where GPUs are of several kinds, or two ranks have the same one, before NCCL is
 // called. The device's `while_waiting` is this group's, of which a device has one at a time.
-std::unique_ptr<ProcessGroup> make_nccl_group(ProcessGroup& host, Device& device, NcclOptions options = {});
+std::unique_ptr<ProcessGroup> make_nccl_group(ProcessGroup& host, Device& device,
+                                              SumOrder order = SumOrder::tree);
 
 }  // namespace tessera

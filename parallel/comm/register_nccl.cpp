@@ -6,10 +6,7 @@
 namespace tessera {
 namespace {
 
-const RegisterDeviceGroup register_nccl(DeviceKind::cuda, [](ProcessGroup& host, Device& device,
-                                                             SumOrder order) {
-  return make_nccl_group(host, device, {.native_order = order == SumOrder::native});
-});
+const RegisterDeviceGroup register_nccl(DeviceKind::cuda, make_nccl_group);
 
 }  // namespace
 }  // namespace tessera

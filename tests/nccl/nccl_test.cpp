@@ -17,14 +17,14 @@ using emulation::EmulatedCudaDevice;
 using RankMain = std::function<void(ProcessGroup&, EmulatedCudaDevice&)>;
 
 // What ended the ranks; "" if nothing did. Nothing may be left, and no fault found but those a test expects.
-std::string run_ranks(int ranks, const RankMain& rank_main, NcclOptions options = {}) {
+std::string run_ranks(int ranks, const RankMain& rank_main, SumOrder order = SumOrder::tree) {
   nccl_stub::reset();
   std::string cause;
   try {
     run_local_ranks(ranks, [&](ProcessGroup& host) {
       EmulatedCudaDevice device({host.rank()}, test_seed());
       {
-        const auto group = make_nccl_group(host, device, options);
+        const auto group = make_nccl_group(host, device, order);
         group->set_patience(30);
         rank_main(*group, device);
       }
@@ -38,8 +38,8 @@ std::string run_ranks(int ranks, const RankMain& rank_main, NcclOptions options 
   return cause;
 }
 
-void expect_right(int ranks, const RankMain& rank_main, NcclOptions options = {}) {
-  EXPECT_EQ(run_ranks(ranks, rank_main, options), "");
+void expect_right(int ranks, const RankMain& rank_main, SumOrder order = SumOrder::tree) {
+  EXPECT_EQ(run_ranks(ranks, rank_main, order), "");
   for (const std::string& fault : nccl_stub::faults()) ADD_FAILURE() << fault;
   EXPECT_EQ(nccl_stub::communicators().aborted, 0);
 }
@@ -94,7 +94,7 @@ TEST(Nccl, SumsNativelyWhereAsked) {
     ranks.reduce_scatter(own, in);
     EXPECT_EQ(on_host(own), std::vector<float>(static_cast<std::size_t>(ranks.rank()), 6));
   };
-  expect_right(4, sums, {.native_order = true});
+  expect_right(4, sums, SumOrder::native);
   EXPECT_EQ(count_calls("AllReduce of 12 float32"), 4);
   EXPECT_EQ(count_calls("ReduceScatter of 3 float32"), 4);
   EXPECT_EQ(count_calls("Reduce of 2 float32 at 2"), 4);
