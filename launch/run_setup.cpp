@@ -146,6 +146,9 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
   setup.model.balance.bias_rate = config.experts.bias_rate;
   setup.batch = {config.train.global_batch, config.train.micro_batch, config.data.seq_len};
   setup.layout = layout_of(config, spec, setup.batch, ranks.size());
+  if (config.train.cuda_graphs)
+    if (const auto obstacle = graphs_obstacle(setup.layout, config.train.device, spec); !obstacle.empty())
+      config.fail_at("train.cuda_graphs", obstacle);
   setup.optimizer = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps,
                      config.optimizer.weight_decay};
   return setup;
@@ -207,7 +210,8 @@ void print_start_table(const Config& config, const RunSetup& setup, const Engine
   const std::string layout = text(engine.layout());
   row("ranks", fmt::format("{} ({}){}, {} reduce groups{}", ranks.size(), options.how,
                            ranks.size() == 1 ? "" : ": " + layout, groups.groups,
-                           config.parallel.sum_order == SumOrder::native ? ", sums in NCCL's order" : ""));
+                           config.parallel.sum_order == SumOrder::native ? ", sums in NCCL's order" : "") +
+                   (config.train.cuda_graphs ? ", CUDA graphs" : ""));
   row("batch",
       fmt::format("{} sequences of {} tokens a step, {} a microbatch, {} steps", config.train.global_batch,
                   config.data.seq_len, config.train.micro_batch, config.train.steps));

@@ -258,6 +258,7 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   s.engine =
       std::make_unique<Engine>(s.setup.description.release.spec, *s.setup.device, *s.setup.ranks, layout,
                                s.setup.model, s.setup.batch, s.position.reduce_groups, s.setup.optimizer);
+  if (s.config.train.cuda_graphs) s.engine->use_graphs();
   if (saved)
     load_run(*saved, *s.engine);
   else

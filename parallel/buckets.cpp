@@ -151,6 +151,13 @@ void Bucket::start_step(const GroupCount& count) {
   }
 }
 
+void Bucket::note_written() {
+  if (written_.empty())
+    for (const Parameter* parameter : parameters_) written_.push_back(parameter->gradient_written());
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    if (written_[i]) parameters_[i]->gradient_sink();
+}
+
 void Bucket::microbatch_done() {
   if (++microbatches_ % count_.microbatches == 0) finish_group();
 }

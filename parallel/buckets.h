@@ -57,6 +57,9 @@ class Bucket {
   bool speaks_for(const Parameter& parameter, const Segment& segment) const;
 
   void start_step(const GroupCount& count);
+  // For microbatches whose backward ran without the host (StepGraphs): what the first of them wrote has been
+  // written again.
+  void note_written();
   // One more microbatch's gradients are in; at the end of a group they are summed, where ZeRO wants it.
   void microbatch_done();
   // Sums what is left; owned gradients are those of the step after await_sum().
@@ -111,6 +114,7 @@ class Bucket {
   std::deque<std::pair<ProcessGroup*, std::uint64_t>> summing_;  // deferred
   GroupCount count_;
   std::int64_t microbatches_ = 0;
+  std::vector<bool> written_;  // by parameter, by the first microbatch of note_written()
   std::unique_ptr<TreeAccumulator> sum_;
 };
 

@@ -88,6 +88,11 @@ std::vector<std::int64_t> Engine::microbatches() const {
   return indices;
 }
 
+void Engine::use_graphs() {
+  assert(graphs_obstacle(layout_, device_.kind(), spec_).empty());
+  graphs_ = std::make_unique<StepGraphs>(*chunks_.front(), *optimizer_, *norm_);
+}
+
 void Engine::initialize(std::uint64_t seed) {
   for (const auto& chunk : chunks_) chunk->initialize(seed);
 }
@@ -112,13 +117,19 @@ void Engine::run_step(const LoadBatch& load, std::int64_t counted) {
     for (std::size_t i = 0; i < microbatches().size(); ++i) evaluate(load(i));
     set_global_balance(balance_, take_expert_load(spec_, mixtures, mesh_.world()), mixtures, device_);
   }
-  const Tensor losses =
-      executor_->run([&](int m) { return load(static_cast<std::size_t>(m)); }, inverse_count);
+  const Tensor losses = run_microbatches(load, inverse_count);
   mesh_.world().set_position("sums of gradients");
   for (const auto& chunk : chunks_) chunk->finish_step();
   add_tied_gradients();
   if (moe_layers(spec_) > 0) expert_load_ = take_expert_load(spec_, mixtures, mesh_.world());
   loss_ = combine_losses(losses);
+}
+
+Tensor Engine::run_microbatches(const LoadBatch& load, const Tensor& inverse_count) {
+  if (graphs_ == nullptr)
+    return executor_->run([&](int m) { return load(static_cast<std::size_t>(m)); }, inverse_count);
+  const std::int64_t per_group = groups_.microbatches_per_group();
+  return graphs_->run_microbatches(load, groups_.local_groups * per_group, per_group, inverse_count);
 }
 
 std::vector<Moe*> Engine::experts() const {
@@ -226,7 +237,8 @@ StepReport Engine::next_report() {
 }
 
 void Engine::update(double lr, double max_norm) {
-  reports_.post(optimizer_->step(loss_, norm_->square_sum(), lr, max_norm));
+  reports_.post(graphs_ == nullptr ? optimizer_->step(loss_, norm_->square_sum(), lr, max_norm)
+                                   : graphs_->update(loss_, lr, max_norm));
   if (balance_.kind == Balance::bias) move_choice_biases(spec_, balance_.bias_rate, expert_load_, experts());
   mesh_.world().set_position("publishing weights");
   for (const auto& chunk : chunks_) chunk->publish();

@@ -17,6 +17,7 @@
 #include "parallel/layout.h"
 #include "parallel/pipeline/executor.h"
 #include "parallel/reduce_groups.h"
+#include "parallel/step_graphs.h"
 
 namespace tessera {
 
@@ -41,6 +42,9 @@ class Engine {
   std::vector<PositionRange> positions() const;
   // Global indices of the microbatches of a step that this rank sees.
   std::vector<std::int64_t> microbatches() const;
+
+  // Steps from now on are graphs of the device: for layouts that graphs_obstacle() has nothing against.
+  void use_graphs();
 
   void initialize(std::uint64_t seed);
   // After weights were written from outside: makes them known to the ranks that need them.
@@ -84,6 +88,7 @@ class Engine {
  private:
   void build(const ModelOptions& model, const AdamWOptions& optimizer);
   PipelineSchedule schedule() const;
+  Tensor run_microbatches(const LoadBatch& load, const Tensor& inverse_count);
   void lay_out_losses();
   Tensor combine_losses(const Tensor& own) const;
   void add_tied_gradients();
@@ -100,8 +105,9 @@ class Engine {
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<GradientNorm> norm_;
   std::unique_ptr<PipelineExecutor> executor_;
-  Tensor loss_order_;  // of all ranks' groups: ranks that share one follow each other
-  Tensor loss_;        // f64 [1], of the last step
+  std::unique_ptr<StepGraphs> graphs_;  // null: without
+  Tensor loss_order_;                   // of all ranks' groups: ranks that share one follow each other
+  Tensor loss_;                         // f64 [1], of the last step
   Mailbox reports_;
   BalanceSpec balance_;
   ExpertLoad expert_load_;

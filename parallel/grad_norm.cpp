@@ -72,9 +72,9 @@ Tensor GradientNorm::own_sums() const {
   return sums;
 }
 
-Tensor GradientNorm::square_sum() const {
+Tensor GradientNorm::combine(const Tensor& own_sums) const {
   constexpr std::int64_t run = 256;
-  Tensor sums = own_sums();
+  Tensor sums = own_sums;
   if (ranks_ != nullptr) {
     std::vector<Tensor> all;
     const Tensor joined = Tensor::empty({std::accumulate(counts_.begin(), counts_.end(), std::int64_t{0})},
@@ -84,7 +84,7 @@ Tensor GradientNorm::square_sum() const {
       all.push_back(joined.narrow(0, begin, count));
       begin += count;
     }
-    ranks_->all_gather(all, sums);
+    ranks_->all_gather(all, own_sums);
     sums = joined;
   }
   return sum_by_runs(sum_runs(sums, order_, run), run);

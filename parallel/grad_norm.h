@@ -30,7 +30,10 @@ class GradientNorm {
   GradientNorm(const std::vector<SegmentOf>& segments, ProcessGroup* ranks, Device& device);
 
   // Σ g² over the owned gradients, f64 [1] on the device. Collective; the same bits on every rank.
-  Tensor square_sum() const;
+  Tensor square_sum() const { return combine(own_sums()); }
+  // In two parts: what this rank sums, without an exchange and from the same memory every time; and the rest.
+  Tensor own_sums() const;  // f64, by block
+  Tensor combine(const Tensor& own_sums) const;
 
  private:
   // Consecutive blocks of one segment.
@@ -39,7 +42,6 @@ class GradientNorm {
     RowRange rows;  // of the storage
     std::int64_t blocks = 0;
   };
-  Tensor own_sums() const;
 
   std::vector<Run> runs_;  // this rank's
   ProcessGroup* ranks_;

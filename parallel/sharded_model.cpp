@@ -15,13 +15,6 @@ int replicas_of_heads(const Model& model) {
   return replicas;
 }
 
-void mark_done(const std::vector<Bucket*>& buckets) {
-  for (Bucket* bucket : buckets) {
-    bucket->drop();
-    bucket->microbatch_done();
-  }
-}
-
 void drop_all(const std::vector<Bucket*>& buckets) {
   for (Bucket* bucket : buckets) bucket->drop();
 }
@@ -51,6 +44,14 @@ ReplicaGroups ShardedModel::ranks_of(const std::vector<Parameter*>& parameters) 
           {&mesh_.group(Axis::dp), &mesh_.group(Axis::cp)},
           &mesh_.group(Axis::tp),
           same_heads_.get()};
+}
+
+void ShardedModel::mark_done(const std::vector<Bucket*>& buckets) {
+  if (tells_late_) return;
+  for (Bucket* bucket : buckets) {
+    bucket->drop();
+    bucket->microbatch_done();
+  }
 }
 
 Bucket* ShardedModel::add_bucket(Unit& unit, std::vector<Parameter*> parameters) {
@@ -150,11 +151,18 @@ void ShardedModel::start_step(const GroupCount& count) {
 Tensor ShardedModel::loss(const Tensor& x, const Batch& batch, const Tensor& inverse_count) {
   const std::vector<Bucket*>* head = &units_.back().buckets;
   const Tensor marked = mark(
-      x, [head] { drop_all(*head); }, [head] { mark_done(*head); });
+      x, [head] { drop_all(*head); }, [this, head] { mark_done(*head); });
   return model_.head()->loss(marked, batch.targets.view({batch.targets.numel()}), inverse_count);
 }
 
 void ShardedModel::microbatch_done() {
+  if (tells_late_) {
+    for (const auto& bucket : buckets_) {
+      bucket->note_written();
+      bucket->microbatch_done();
+    }
+    return;
+  }
   if (model_.embedding() != nullptr) mark_done(units_.front().buckets);
 }
 

@@ -39,6 +39,8 @@ class ShardedModel {
   Tensor loss(const Tensor& x, const Batch& batch, const Tensor& inverse_count);
   // To be called when a microbatch's backward is over, weight gradients included.
   void microbatch_done();
+  // From now on backward tells buckets nothing, as it may run without the host: microbatch_done() does.
+  void tell_buckets_late() { tells_late_ = true; }
   void finish_step();
 
   // Buckets of the embedding matrix and of a tied head's copy, where they are here and there is such a copy.
@@ -52,6 +54,7 @@ class ShardedModel {
     Module* module = nullptr;
     std::vector<Bucket*> buckets;
   };
+  void mark_done(const std::vector<Bucket*>& buckets);
   Bucket* add_bucket(Unit& unit, std::vector<Parameter*> parameters);
   void add_embedding();
   void add_layer(Layer& layer);
@@ -64,6 +67,7 @@ class ShardedModel {
   Model model_;
   const Mesh& mesh_;
   int zero_;
+  bool tells_late_ = false;
   std::unique_ptr<ProcessGroup> same_heads_;
   std::map<Layout::Ranks, std::vector<std::int64_t>> spoken_for_;
   std::vector<std::unique_ptr<Bucket>> buckets_;

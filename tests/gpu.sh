@@ -150,8 +150,8 @@ esac
 export peak=${PEAK:-$known}
 printf '%s, %s; %s; MFU of %s TFLOP/s\n\n' "$gpu" "$facts" "$libraries" "$peak" | tee "$results/results.txt"
 
-part ops 120 gtests '--gtest_filter=-GpuSpeed.*:*Training*'
-part parity 60 gtests '--gtest_filter=*Training*'
+part ops 120 gtests '--gtest_filter=-GpuSpeed.*:*Training*:*Graphs*'
+part parity 60 gtests '--gtest_filter=*Training*:*Graphs*'
 part layouts 120 layouts
 part kernels 100 kernels
 part training 300 bash tests/bench/gpu_training.sh

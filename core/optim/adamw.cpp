@@ -18,7 +18,10 @@ Kernel<UpdateScalarsArgs>& update_scalars_kernel() {
 AdamW::AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options, Device& device)
     : parameters_(parameters.begin(), parameters.end()),
       options_(options),
-      steps_(Tensor::zeros({1}, DType::f64, device)) {
+      steps_(Tensor::zeros({1}, DType::f64, device)),
+      rates_(Tensor::empty({2}, DType::f64, device)),
+      scalars_(Tensor::empty({4}, DType::f32, device)),
+      report_(Tensor::empty({3}, DType::f64, device)) {
   const MemoryScope scope(device, MemoryUse::optimizer);
   for (const Parameter* parameter : parameters_) {
     Shape owned = parameter->shape();
@@ -33,27 +36,36 @@ void AdamW::set_steps(std::int64_t steps) {
   steps_.device().copy(steps_.raw(), &count, sizeof count);
 }
 
-Tensor AdamW::step(const Tensor& loss, const Tensor& squares, double lr, double max_norm) {
-  Device& device = steps_.device();
-  const double given[] = {lr, max_norm};
-  const Tensor rates = Tensor::from_host(given, {2}, DType::f64, device);
-  const Tensor scalars = Tensor::empty({4}, DType::f32, device);
-  Tensor report = Tensor::empty({3}, DType::f64, device);
-  update_scalars_kernel()({loss, squares, rates, steps_, scalars, report, options_.beta1, options_.beta2},
-                          device);
+const Tensor& AdamW::step(const Tensor& loss, const Tensor& squares, double lr, double max_norm) {
+  set_rates(lr, max_norm);
+  apply(loss, squares);
+  mark_changed();
+  return report_;
+}
+
+void AdamW::set_rates(double lr, double max_norm) {
+  const double rates[] = {lr, max_norm};
+  rates_.device().copy(rates_.raw(), rates, sizeof rates);
+}
+
+void AdamW::apply(const Tensor& loss, const Tensor& squares) {
+  update_scalars_kernel()({loss, squares, rates_, steps_, scalars_, report_, options_.beta1, options_.beta2},
+                          steps_.device());
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = *parameters_[i];
     if (parameter.owned().size() == 0) continue;
-    adamw_kernel()({parameter.value(), parameter.owned_gradient(), m_[i], v_[i], scalars,
+    adamw_kernel()({parameter.value(), parameter.owned_gradient(), m_[i], v_[i], scalars_,
                     static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
                     static_cast<float>(options_.eps),
                     parameter.decays() || (mutant("decay_on_norms") && parameter.has_owned_gradient())
                         ? static_cast<float>(options_.weight_decay)
                         : 0.0F},
                    parameter.device());
-    parameter.changed();
   }
-  return report;
+}
+
+void AdamW::mark_changed() {
+  for (Parameter* parameter : parameters_) parameter->changed();
 }
 
 }  // namespace tessera

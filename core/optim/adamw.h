@@ -57,8 +57,14 @@ class AdamW {
 
   // One update of every parameter's owned rows from their gradients, unless loss or norm is not finite: f64
   // [1] `loss` and Σ g², the norm that clipping leaves (0: any). Gives the StepReport, which may still be to
-  // come.
-  Tensor step(const Tensor& loss, const Tensor& squares, double lr, double max_norm);
+  // come, and is good until the next update.
+  const Tensor& step(const Tensor& loss, const Tensor& squares, double lr, double max_norm);
+  // The same in parts: numbers from the host; what the device does, always with the same memory; and that
+  // parameters have changed.
+  void set_rates(double lr, double max_norm);
+  void apply(const Tensor& loss, const Tensor& squares);
+  void mark_changed();
+  const Tensor& report() const { return report_; }  // of the last update
 
   // Updates that an earlier run has made.
   void set_steps(std::int64_t steps);
@@ -71,6 +77,9 @@ class AdamW {
   AdamWOptions options_;
   std::vector<Tensor> m_, v_;  // f32, by parameter
   Tensor steps_;               // f64 [1]
+  Tensor rates_;               // f64 [2]: learning rate, largest norm
+  Tensor scalars_;             // AdamWScalars
+  Tensor report_;              // StepReport
 };
 
 }  // namespace tessera

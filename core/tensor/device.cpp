@@ -88,6 +88,10 @@ std::unique_ptr<Stream> Device::make_stream(bool) {
   return std::make_unique<EagerStream>();
 }
 
+std::unique_ptr<Graph> Device::capture(const std::function<void()>&) {
+  fail("a device of kind {} has no graphs", name(kind_));
+}
+
 void* Device::allocate_pinned(std::size_t bytes) {
   void* address = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
   if (address == nullptr) throw std::bad_alloc();

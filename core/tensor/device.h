@@ -65,6 +65,13 @@ class EagerStream : public Stream {
   bool reached(std::uint64_t) override { return true; }
 };
 
+// Work that a device was shown once, and does again at little cost to the host: see Device::capture.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual void launch() = 0;  // all of it, after the work given to Device::stream() so far
+};
+
 class Device {
  public:
   explicit Device(DeviceKind kind, DeviceOptions options);
@@ -102,6 +109,14 @@ class Device {
   // As copy, from this device to pinned memory, but on return the data may still be to come: an event of
   // stream() tells.
   virtual void copy_behind(void* pinned, const void* from, std::size_t bytes) { copy(pinned, from, bytes); }
+
+  // Whether it can capture.
+  virtual bool has_graphs() const { return false; }
+  // Notes what `work` gives to stream(), without doing it; a launch does it, on the same addresses. Meanwhile
+  // `work` may neither exchange data with the host nor use another stream or an event: throws. Memory that
+  // it allocates is kept for graphs until the last one is gone: what it releases, only others captured on the
+  // device get. The device outlives its graphs.
+  virtual std::unique_ptr<Graph> capture(const std::function<void()>& work);
 
   // Bytes that allocations may still take; nothing where that is not known.
   virtual std::optional<std::size_t> available() const { return {}; }

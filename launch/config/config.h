@@ -58,6 +58,7 @@ struct TrainConfig {
   Precision precision = Precision::fp32;
   Recompute recompute = Recompute::none;
   DeviceKind device = DeviceKind::cpu;
+  bool cuda_graphs = false;
   std::optional<int>
       watchdog;  // seconds; absent (auto): 60, or ten of the longest step so far if that is more
   std::optional<int> threads;  // of one rank; absent (auto): the cores of the machine, shared among its ranks

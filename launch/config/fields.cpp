@@ -165,36 +165,40 @@ Section data_section() {
 }
 
 Section train_section() {
-  return {"train",
-          "How much, and how it is computed",
-          {required(integer("steps", TESSERA_MEMBER(train.steps), 1, "Steps of the whole run")),
-           identity(required(
-               integer("global_batch", TESSERA_MEMBER(train.global_batch), 1, "Sequences in a step"))),
-           required(integer("micro_batch", TESSERA_MEMBER(train.micro_batch), 1,
-                            "Sequences in one forward pass of one rank")),
-           identity(choice<>("precision", TESSERA_MEMBER(train.precision),
-                             std::vector<std::pair<std::string, Precision>>{{"fp32", Precision::fp32},
-                                                                            {"bf16", Precision::bf16}},
-                             "Type of activations and of the weights computed with; masters stay fp32")),
-           choice<>(
-               "recompute", TESSERA_MEMBER(train.recompute),
-               std::vector<std::pair<std::string, Recompute>>{
-                   {"none", Recompute::none}, {"selective", Recompute::selective}, {"full", Recompute::full}},
-               "Activations computed again in backward instead of kept: none, attention, whole blocks"),
-           choice<>("device", TESSERA_MEMBER(train.device),
-                    std::vector<std::pair<std::string, DeviceKind>>{{"cpu", DeviceKind::cpu},
-                                                                    {"cuda", DeviceKind::cuda}},
-                    "Where the model lives: cpu, or cuda, a GPU for each rank"),
-           auto_integer(
-               "watchdog", TESSERA_MEMBER(train.watchdog), 1 << 30,
-               "Seconds without progress after which a run ends, saying where each rank stands; auto is 60, "
-               "or ten of the longest step"),
-           auto_integer("threads", TESSERA_MEMBER(train.threads), 4096,
-                        "Threads of one rank; auto shares the machine's cores among its ranks")},
-          {},
-          {},
-          {},
-          true};
+  return {
+      "train",
+      "How much, and how it is computed",
+      {required(integer("steps", TESSERA_MEMBER(train.steps), 1, "Steps of the whole run")),
+       identity(
+           required(integer("global_batch", TESSERA_MEMBER(train.global_batch), 1, "Sequences in a step"))),
+       required(integer("micro_batch", TESSERA_MEMBER(train.micro_batch), 1,
+                        "Sequences in one forward pass of one rank")),
+       identity(choice<>("precision", TESSERA_MEMBER(train.precision),
+                         std::vector<std::pair<std::string, Precision>>{{"fp32", Precision::fp32},
+                                                                        {"bf16", Precision::bf16}},
+                         "Type of activations and of the weights computed with; masters stay fp32")),
+       choice<>(
+           "recompute", TESSERA_MEMBER(train.recompute),
+           std::vector<std::pair<std::string, Recompute>>{
+               {"none", Recompute::none}, {"selective", Recompute::selective}, {"full", Recompute::full}},
+           "Activations computed again in backward instead of kept: none, attention, whole blocks"),
+       choice<>("device", TESSERA_MEMBER(train.device),
+                std::vector<std::pair<std::string, DeviceKind>>{{"cpu", DeviceKind::cpu},
+                                                                {"cuda", DeviceKind::cuda}},
+                "Where the model lives: cpu, or cuda, a GPU for each rank"),
+       flag("cuda_graphs", TESSERA_MEMBER(train.cuda_graphs),
+            "Give a GPU each microbatch and update as one graph, with the same numbers: for small models, "
+            "whose host is the slower part; only dp and zero up to 1"),
+       auto_integer(
+           "watchdog", TESSERA_MEMBER(train.watchdog), 1 << 30,
+           "Seconds without progress after which a run ends, saying where each rank stands; auto is 60, "
+           "or ten of the longest step"),
+       auto_integer("threads", TESSERA_MEMBER(train.threads), 4096,
+                    "Threads of one rank; auto shares the machine's cores among its ranks")},
+      {},
+      {},
+      {},
+      true};
 }
 
 Section optimizer_section() {

@@ -10,6 +10,8 @@ PipelineExecutor::PipelineExecutor(PipelineSchedule schedule, std::vector<Sharde
     : schedule_(std::move(schedule)), chunks_(std::move(chunks)), mesh_(mesh) {
   check_schedule(schedule_);
   mesh_.group(Axis::pp).connect();
+  const double one = 1;
+  one_ = Tensor::from_host(&one, {1}, DType::f64, chunks_.at(0)->model().device());
 }
 
 Tensor PipelineExecutor::run(const BatchOf& batch_of, const Tensor& inverse_count) {
@@ -84,15 +86,13 @@ void PipelineExecutor::forward(const PipelineAction& action, const Batch& batch,
 void PipelineExecutor::backward_input(const PipelineAction& action, WeightTasks* tasks) {
   const auto [step, index, microbatch] = action;
   ShardedModel& model = chunk(index);
-  Device& device = model.model().device();
   ProcessGroup& stages = mesh_.group(Axis::pp);
   Live& live = live_.at({index, microbatch});
   Tensor gradient;
   if (is_last(index)) {
-    const double one = 1;
-    gradient = Tensor::from_host(&one, {1}, DType::f64, device);
+    gradient = one_;
   } else {
-    gradient = Tensor::empty(hidden_shape_, model.model().options().compute, device);
+    gradient = Tensor::empty(hidden_shape_, model.model().options().compute, model.model().device());
     stages.recv(gradient, stage_of(index + 1), tag(index, microbatch, false));
   }
   const Tensor output = std::move(live.output);

@@ -52,6 +52,7 @@ class PipelineExecutor {
   std::map<std::pair<int, int>, Live> live_;  // by chunk and microbatch
   Shape hidden_shape_;
   Tensor losses_;
+  Tensor one_;  // f64 [1]: the gradient of a loss
 };
 
 }  // namespace tessera

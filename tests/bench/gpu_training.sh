@@ -100,6 +100,9 @@ for _ in $(seq $rounds); do
   ours "tessera, any order" "${any_order[@]}" || failed=1
   [ $have_peer = no ] || theirs || failed=1
 done
-steps=$((steps * 2 / 5)) ours "tessera, any order, 8 x 4" train.global_batch=32 "${any_order[@]}" || failed=1
+steps=$((steps * 2 / 5))
+ours "tessera, any order, 8 x 4" train.global_batch=32 "${any_order[@]}" || failed=1
+[ "$device" = cpu ] ||
+  ours "tessera, any order, 8 x 4, graphs" train.global_batch=32 train.cuda_graphs=true "${any_order[@]}" || failed=1
 [ $have_peer = yes ] || echo "no peer: torch and transformers, or '$peer', are not here"
 exit $failed

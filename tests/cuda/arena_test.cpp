@@ -78,5 +78,32 @@ TEST(Arena, TakesALessThanWholeSegmentBeforeItGivesUp) {
   EXPECT_EQ(arena.allocate(1), nullptr);
 }
 
+// What graphs use is theirs until the last of them is gone.
+TEST(Arena, KeepsHeldMemoryApart) {
+  constexpr std::size_t segment = 8 * Arena::alignment;
+  Segments segments(2 * segment);
+  Arena arena([&](std::size_t bytes) { return segments.make(bytes); }, segment);
+  void* before = arena.allocate(Arena::alignment);
+  arena.hold(true);
+  void* first = arena.allocate(2 * Arena::alignment);
+  void* second = arena.allocate(Arena::alignment);
+  arena.release(first);
+  arena.release(second);  // one part of three again
+  EXPECT_EQ(arena.allocate(3 * Arena::alignment), first) << "held memory serves what is held";
+  arena.release(first);
+  arena.hold(false);
+  arena.release(before);
+  void* rest = arena.allocate(4 * Arena::alignment);
+  EXPECT_EQ(rest, static_cast<std::byte*>(before) + 4 * Arena::alignment) << "not of held memory";
+  EXPECT_EQ(arena.allocate(Arena::alignment), before);
+  arena.release(before);
+  EXPECT_EQ(segments.count, 1);
+  void* next = arena.allocate(5 * Arena::alignment);
+  EXPECT_EQ(segments.count, 2) << "before and what is held are not joined";
+  arena.release(next);
+  arena.free_held();
+  EXPECT_EQ(arena.allocate(4 * Arena::alignment), before);
+}
+
 }  // namespace
 }  // namespace tessera::cuda

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstring>
+#include <memory>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "tests/emulation/launch.h"
@@ -144,14 +146,14 @@ void launch(Stream& stream, void (*kernel)(P...), const Grid& grid, A... args) {
     void (*kernel)(P...);
     std::tuple<P...> parameters;
   };
-  const Call call{kernel, {static_cast<P>(args)...}};
+  const auto call = std::make_shared<const Call>(Call{kernel, {static_cast<P>(args)...}});
   std::vector<emulation::PointerParameter> pointers;
-  std::apply([&](const auto&... p) { (note_pointers(pointers, p), ...); }, call.parameters);
+  std::apply([&](const auto&... p) { (note_pointers(pointers, p), ...); }, call->parameters);
   const auto body = [](const void* arguments) {
     const auto& of = *static_cast<const Call*>(arguments);
     std::apply(of.kernel, of.parameters);
   };
-  emulation::launch(stream, {grid.blocks, grid.threads, grid.shared_bytes}, pointers, body, &call);
+  emulation::launch(stream, {grid.blocks, grid.threads, grid.shared_bytes}, std::move(pointers), body, call);
 }
 
 }  // namespace tessera::cuda

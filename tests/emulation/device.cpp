@@ -64,6 +64,7 @@ class EmulatedCudaDevice::EmulatedStream : public KernelStream {
   }
 
   void synchronize() override {
+    device_.not_in_graph("waits for the device");
     device_.throw_noted();
     if (device_.while_waiting) device_.while_waiting(0);
     ++device_.host_waits_;
@@ -71,28 +72,41 @@ class EmulatedCudaDevice::EmulatedStream : public KernelStream {
     device_.deliver(std::numeric_limits<std::uint64_t>::max());
   }
   void synchronize(std::uint64_t event) override {
+    device_.not_in_graph("waits for an event");
     device_.throw_noted();
     if (device_.while_waiting) device_.while_waiting(0);
     device_.hazards_.note_reached(event);
     device_.deliver(event);
   }
   std::uint64_t record() override {
+    device_.not_in_graph("records an event");
     const std::uint64_t event = device_.hazards_.record(number_);
     device_.next_event_ = event + 1;
     return event;
   }
-  void wait(std::uint64_t event) override { device_.hazards_.wait(number_, event); }
+  void wait(std::uint64_t event) override {
+    device_.not_in_graph("makes a stream wait for an event");
+    device_.hazards_.wait(number_, event);
+  }
   // Drawn, as nothing here takes time: what asks must cope with either answer.
   bool reached(std::uint64_t event) override {
+    device_.not_in_graph("asks for an event");
     if (device_.random_.next() % 2 == 0) return false;
     device_.hazards_.note_reached(event);
     return true;
+  }
+  bool kept_for_graph(std::function<void()> work) override {
+    if (number_ != compute) device_.not_in_graph("launches a kernel on another stream");
+    return device_.kept_for_graph(std::move(work));
   }
   void begin_kernel(std::span<const PointerParameter> pointers) override {
     device_.begin_kernel(number_, pointers);
   }
   void end_kernel(std::span<const PointerParameter> pointers) override { device_.end_kernel(pointers); }
-  void transfer(std::span<const Transfer> pieces) override { device_.transfer(number_, pieces); }
+  void transfer(std::span<const Transfer> pieces) override {
+    device_.not_in_graph("calls a library that moves memory");
+    device_.transfer(number_, pieces);
+  }
   std::uint64_t next_seed() override { return device_.random_.next(); }
 
  private:
@@ -138,6 +152,8 @@ EmulatedCudaDevice::Allocations::iterator EmulatedCudaDevice::find(const void* a
       if (offset + bytes > allocation->second.bytes)
         fail("emulated device: {} {} bytes at byte {} of an allocation of {}", doing, bytes, offset,
              allocation->second.bytes);
+      if (allocation->second.released && !in_graph_)
+        fail("emulated device: {} memory that has been released, and belongs to graphs", doing);
       return allocation;
     }
   }
@@ -201,7 +217,85 @@ bool EmulatedCudaDevice::touch(const void* address, std::size_t bytes, bool writ
   return false;
 }
 
+bool EmulatedCudaDevice::kept_for_graph(std::function<void()> work) {
+  if (captured_ == nullptr) {
+    if (!in_graph_) ++launches_;
+    return false;
+  }
+  captured_->push_back(std::move(work));
+  return true;
+}
+
+void EmulatedCudaDevice::not_in_graph(const char* doing) const {
+  if (captured_ != nullptr) fail("emulated device: work captured as a graph {}", doing);
+}
+
+class EmulatedCudaDevice::EmulatedGraph : public Graph {
+ public:
+  EmulatedGraph(EmulatedCudaDevice& device, std::vector<std::function<void()>> work)
+      : device_(device), work_(std::move(work)) {
+    ++device_.graphs_;
+  }
+  ~EmulatedGraph() override { device_.drop_graph(); }
+  void launch() override { device_.launch(*this); }
+  const std::vector<std::function<void()>>& work() const { return work_; }
+
+ private:
+  EmulatedCudaDevice& device_;
+  std::vector<std::function<void()>> work_;
+};
+
+std::unique_ptr<Graph> EmulatedCudaDevice::capture(const std::function<void()>& work) {
+  throw_noted();
+  not_in_graph("captures another");
+  std::vector<std::function<void()>> captured;
+  captured_ = &captured;
+  try {
+    work();
+  } catch (...) {
+    captured_ = nullptr;
+    throw;
+  }
+  captured_ = nullptr;
+  return std::make_unique<EmulatedGraph>(*this, std::move(captured));
+}
+
+void EmulatedCudaDevice::launch(const EmulatedGraph& graph) {
+  not_in_graph("launches a graph");
+  ++launches_;
+  for (auto& [address, allocation] : live_)
+    if (allocation.released) std::memset(const_cast<std::byte*>(address), 0xff, allocation.bytes);
+  in_graph_ = true;
+  try {
+    for (const auto& one : graph.work()) one();
+  } catch (...) {
+    in_graph_ = false;
+    throw;
+  }
+  in_graph_ = false;
+}
+
+void EmulatedCudaDevice::drop_graph() {
+  if (--graphs_ > 0) return;
+  for (auto allocation = live_.begin(); allocation != live_.end();) {
+    const auto [address, found] = *allocation;
+    allocation->second.of_graphs = false;
+    const auto next = std::next(allocation);
+    if (found.released) {
+      live_.erase(allocation);
+      free_later(const_cast<std::byte*>(address), found.bytes);
+    }
+    allocation = next;
+  }
+}
+
 void EmulatedCudaDevice::copy(void* to, const void* from, std::size_t bytes) {
+  const bool within = captured_ != nullptr && guarded_at(to) && guarded_at(from);
+  if (captured_ != nullptr && !within) not_in_graph("exchanges data with the host");
+  if (!kept_for_graph([=, this] { move(to, from, bytes); })) move(to, from, bytes);
+}
+
+void EmulatedCudaDevice::move(void* to, const void* from, std::size_t bytes) {
   throw_noted();
   if (bytes == 0) return;
   hazards_.begin(compute);
@@ -214,6 +308,7 @@ void EmulatedCudaDevice::copy(void* to, const void* from, std::size_t bytes) {
 }
 
 void EmulatedCudaDevice::copy_behind(void* pinned, const void* from, std::size_t bytes) {
+  not_in_graph("copies to the host");
   throw_noted();
   hazards_.begin(compute);
   touch(from, bytes, false, "copying from");
@@ -229,6 +324,10 @@ void EmulatedCudaDevice::deliver(std::uint64_t event) {
 }
 
 void EmulatedCudaDevice::zero(void* address, std::size_t bytes) {
+  if (!kept_for_graph([=, this] { fill_zero(address, bytes); })) fill_zero(address, bytes);
+}
+
+void EmulatedCudaDevice::fill_zero(void* address, std::size_t bytes) {
   throw_noted();
   if (bytes == 0) return;
   hazards_.begin(compute);
@@ -245,13 +344,19 @@ std::optional<std::size_t> EmulatedCudaDevice::available() const {
 void* EmulatedCudaDevice::do_allocate(std::size_t bytes) {
   if (limit != 0 && memory().in_use + bytes > limit) return nullptr;
   std::byte* address = make_guarded(bytes, sparse);
-  if (address != nullptr) live_[address].bytes = bytes;
+  if (address == nullptr) return nullptr;
+  live_[address].bytes = bytes;
+  live_[address].of_graphs = captured_ != nullptr;
   return address;
 }
 
 void EmulatedCudaDevice::do_release(void* released, std::size_t bytes) noexcept {
   auto* address = static_cast<std::byte*>(released);
   const auto allocation = live_.find(address);
+  if (allocation->second.of_graphs) {
+    allocation->second.released = true;
+    return;
+  }
   std::string fault = hazards_.release(compute, allocation->second.history);
   if (!guards_intact(address, bytes))
     fault = fmt::format("something wrote before or beyond an allocation of {} bytes", bytes);
@@ -260,6 +365,11 @@ void EmulatedCudaDevice::do_release(void* released, std::size_t bytes) noexcept 
     if (noted_.empty()) noted_ = std::move(fault);
   }
   live_.erase(allocation);
+  free_later(address, bytes);
+}
+
+// Keeps it aside for a while.
+void EmulatedCudaDevice::free_later(std::byte* address, std::size_t bytes) {
   if (bytes > largest_aside) {
     free_guarded(address, bytes);
     return;

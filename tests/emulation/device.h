@@ -10,10 +10,14 @@
 // but not given to kernels.
 //
 // Released memory is kept aside for a while, so that its use is told apart from that of host memory.
+//
+// A graph keeps what it is to do, and all memory allocated while it was captured: what of that has been
+// released is NaN again at each launch, and nothing but graphs may touch it.
 #pragma once
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -38,6 +42,8 @@ class EmulatedCudaDevice : public Device {
   void copy(void* to, const void* from, std::size_t bytes) override;
   void zero(void* address, std::size_t bytes) override;
   void copy_behind(void* pinned, const void* from, std::size_t bytes) override;
+  bool has_graphs() const override { return true; }
+  std::unique_ptr<Graph> capture(const std::function<void()>& work) override;
 
   std::string model() const override { return model_name; }
   std::string identity() const override { return identity_name; }
@@ -54,6 +60,8 @@ class EmulatedCudaDevice : public Device {
   int violations() const { return violations_; }
   // How often the host waited for all work so far.
   int host_waits() const { return host_waits_; }
+  // How often work was given by the host: kernels, copies, zeroing, and launches of graphs.
+  std::uint64_t launches() const { return launches_; }
 
  protected:
   void* do_allocate(std::size_t bytes) override;
@@ -61,9 +69,12 @@ class EmulatedCudaDevice : public Device {
 
  private:
   class EmulatedStream;
+  class EmulatedGraph;
   struct Allocation {
     std::size_t bytes = 0;
     AccessHistory history;
+    bool of_graphs = false;
+    bool released = false;  // but kept, for graphs
   };
   using Allocations = std::map<const std::byte*, Allocation>;
 
@@ -78,6 +89,13 @@ class EmulatedCudaDevice : public Device {
   // True if the bytes are the host's: of no emulated device.
   bool touch(const void* address, std::size_t bytes, bool write, const char* doing);
   void throw_noted();
+  bool kept_for_graph(std::function<void()> work);
+  void not_in_graph(const char* doing) const;
+  void launch(const EmulatedGraph& graph);
+  void drop_graph();
+  void free_later(std::byte* address, std::size_t bytes);
+  void move(void* to, const void* from, std::size_t bytes);
+  void fill_zero(void* address, std::size_t bytes);
   // Copies that stay behind, up to an event.
   void deliver(std::uint64_t event);
 
@@ -95,6 +113,10 @@ class EmulatedCudaDevice : public Device {
   std::string noted_;  // an error found where none may be thrown
   int violations_ = 0;
   int host_waits_ = 0;
+  std::uint64_t launches_ = 0;
+  int graphs_ = 0;
+  std::vector<std::function<void()>>* captured_ = nullptr;  // while a graph is captured
+  bool in_graph_ = false;                                   // while one is launched
   std::uint64_t next_event_ = 0;
   std::deque<LateCopy> late_;
   std::unique_ptr<Stream> stream_;

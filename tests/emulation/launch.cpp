@@ -1,6 +1,7 @@
 #include "tests/emulation/launch.h"
 
 #include <numeric>
+#include <utility>
 
 namespace tessera::emulation {
 namespace {
@@ -46,18 +47,21 @@ std::vector<std::int64_t> first_middle_last(std::int64_t blocks) {
   return chosen;
 }
 
-void launch(Stream& stream, const BlockShape& shape, std::span<const PointerParameter> pointers,
-            Block::Body body, const void* arguments) {
+void launch(Stream& stream, const BlockShape& shape, std::vector<PointerParameter> pointers, Block::Body body,
+            std::shared_ptr<const void> arguments) {
   check_grid(shape);
   auto* on = dynamic_cast<KernelStream*>(&stream);
   if (on == nullptr) fail("emulated kernel: launched on a stream of no emulated device");
-  on->begin_kernel(pointers);
-  Random random{on->next_seed()};
-  std::vector<std::int64_t> blocks = blocks_to_run(shape.blocks);
-  random.shuffle(blocks);
-  for (const std::int64_t block : blocks)
-    Block::of_this_thread().run(body, arguments, block, shape, random.next());
-  on->end_kernel(pointers);
+  const auto run = [on, shape, pointers = std::move(pointers), body, arguments = std::move(arguments)] {
+    on->begin_kernel(pointers);
+    Random random{on->next_seed()};
+    std::vector<std::int64_t> blocks = blocks_to_run(shape.blocks);
+    random.shuffle(blocks);
+    for (const std::int64_t block : blocks)
+      Block::of_this_thread().run(body, arguments.get(), block, shape, random.next());
+    on->end_kernel(pointers);
+  };
+  if (!on->kept_for_graph(run)) run();
 }
 
 }  // namespace tessera::emulation

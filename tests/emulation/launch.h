@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -30,6 +31,9 @@ struct Transfer {
 
 class KernelStream : public Stream {
  public:
+  // Where a graph is being captured: keeps the work for its launches, and the caller does not do it. False
+  // elsewhere.
+  virtual bool kept_for_graph(std::function<void()> work) = 0;
   // Before and after a kernel with these pointers; throw Error for what the kernel may not do, or did.
   virtual void begin_kernel(std::span<const PointerParameter> pointers) = 0;
   virtual void end_kernel(std::span<const PointerParameter> pointers) = 0;
@@ -57,8 +61,8 @@ class OnlyBlocks {
 // Block 0, block ⌊blocks / 2⌋ and the last.
 std::vector<std::int64_t> first_middle_last(std::int64_t blocks);
 
-// `stream` must be a KernelStream.
-void launch(Stream& stream, const BlockShape& shape, std::span<const PointerParameter> pointers,
-            Block::Body body, const void* arguments);
+// `stream` must be a KernelStream, and live as long as a graph that is being captured.
+void launch(Stream& stream, const BlockShape& shape, std::vector<PointerParameter> pointers, Block::Body body,
+            std::shared_ptr<const void> arguments);
 
 }  // namespace tessera::emulation

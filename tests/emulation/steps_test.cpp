@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "launch/batches.h"
 #include "parallel/comm/local.h"
 #include "tests/emulation/device.h"
 #include "tests/seed.h"
+#include "tests/verify/short_run.h"
 #include "tests/verify/subjects.h"
 
 namespace tessera::verify {
@@ -21,29 +21,12 @@ TEST_P(Steps, RunWithoutAHostWait) {
     EmulatedCudaDevice device({}, test_seed());
     Engine engine(subject.spec, device, world, {}, subject.model, subject.batch, subject.reduce_groups,
                   subject.optimizer);
-    engine.initialize(subject.seed);
-    std::vector<StepReport> reports;
-    int waits = 0;
-    for (int step = 0; step < 3; ++step) {
-      if (step == 1) waits = device.host_waits();  // the first may wait, to set up
-      const auto load = [&](std::size_t i) {
-        const Sample sample =
-            draw_sample(subject, static_cast<std::uint64_t>(step * subject.batch.global_batch) + i);
-        return make_batch(std::span(&sample, 1), subject.document_mask, device);
-      };
-      engine.run_step(load, subject.batch.global_batch * subject.batch.seq_len);
-      engine.update(subject.lr, subject.clip);
-      if (engine.reports_waiting() > 1) reports.push_back(engine.next_report());
-    }
-    EXPECT_EQ(device.host_waits(), waits);
-    while (engine.reports_waiting() > 0) reports.push_back(engine.next_report());
-    EXPECT_EQ(device.host_waits(), waits);  // events are waited for, not all work
-    ASSERT_EQ(reports.size(), 3U);
-    for (const StepReport& report : reports) {
-      EXPECT_GT(report.loss, 1);
-      EXPECT_GT(report.norm, 0);
-      EXPECT_EQ(report.updated, 1);
-    }
+    std::vector<int> waits;
+    const ShortRun run = run_shortly(subject, engine, [&](int) { waits.push_back(device.host_waits()); });
+    EXPECT_EQ(waits.back(), waits[1]);  // the first step may wait, to set up
+    ASSERT_EQ(run.losses.size(), 3U);
+    for (const double loss : run.losses) EXPECT_GT(loss, 1);
+    for (const double norm : run.norms) EXPECT_GT(norm, 0);
   });
 }
 

@@ -59,6 +59,8 @@ TEST_F(Verbs, WithoutAGpuCudaSaysWhatToDo) {
   EXPECT_NE(runs.output.find("or compute on the CPU (train.device: cpu)"), std::string::npos) << runs.output;
   expect_mistake({"train", "run.yaml", "parallel.sum_order=native", "checkpoint.dir=c"}, 2,
                  {"parallel.sum_order", "train.device: cuda"});
+  expect_mistake({"train", "run.yaml", "train.cuda_graphs=true", "checkpoint.dir=c"}, 2,
+                 {"train.cuda_graphs", "train.device: cuda"});
 }
 
 TEST_F(Verbs, PublishRefusesExpertsChosenByABias) {

@@ -24,6 +24,10 @@ class Arena {
   // From the smallest free part that holds it; nullptr where no segment can be made.
   void* allocate(std::size_t bytes);
   void release(void* address);
+  // While on, allocations are held: what they take is handed out to other such allocations only, also when it
+  // has been released, until free_held().
+  void hold(bool on) { holding_ = on; }
+  void free_held();
   // A segment of at least so many bytes before anything asks: one for all that a run will need.
   bool reserve(std::size_t bytes);
 
@@ -35,16 +39,22 @@ class Arena {
     std::size_t bytes = 0;
     bool free = false;
     bool first = false;  // of its segment: never joined with what lies before
+    bool held = false;
   };
   using Parts = std::map<std::byte*, Part>;
+  using Free = std::set<std::pair<std::size_t, std::byte*>>;  // by size, then address
   bool grow(std::size_t bytes);
+  Parts::iterator take_free(std::size_t bytes);
+  Free& free_like(const Part& part) { return part.held ? held_free_ : free_; }
   void note_free(Parts::iterator part);
+  bool join_next(Parts::iterator part);
 
   MakeSegment make_;
   std::size_t segment_bytes_;
   std::size_t reserved_ = 0;
-  Parts parts_;                                        // of all segments, by address
-  std::set<std::pair<std::size_t, std::byte*>> free_;  // by size, then address
+  bool holding_ = false;
+  Parts parts_;  // of all segments, by address
+  Free free_, held_free_;
 };
 
 }  // namespace tessera::cuda

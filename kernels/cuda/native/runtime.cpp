@@ -12,6 +12,7 @@
 #include "core/tensor/device.h"
 #include "kernels/cuda/native/arena.h"
 #include "kernels/cuda/native/check.h"
+#include "kernels/cuda/native/graph.h"
 #include "kernels/cuda/native/libraries.h"
 #include "kernels/cuda/native/staging.h"
 
@@ -168,8 +169,11 @@ class CudaDevice : public Device {
   }
   void copy(void* to, const void* from, std::size_t bytes) override {
     if (bytes == 0) return;
-    if (on_device(to) && !on_device(from)) return staging_->copy(to, from, bytes);
     const bool to_host = !on_device(to);
+    const bool from_host = !on_device(from);
+    if (capturing_ && (to_host || from_host))
+      fail("CUDA device {}: work captured as a graph copies {} the host", ordinal(), to_host ? "to" : "from");
+    if (from_host && !to_host) return staging_->copy(to, from, bytes);
     if (to_host) stream_->synchronize();  // here, where it may be ended, not within the copy
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_->handle()), "copying");
     if (to_host) stream_->synchronize();
@@ -182,6 +186,15 @@ class CudaDevice : public Device {
   void release_pinned(void* address) noexcept override { cudaFreeHost(address); }
   void copy_behind(void* pinned, const void* from, std::size_t bytes) override {
     check(cudaMemcpyAsync(pinned, from, bytes, cudaMemcpyDeviceToHost, stream_->handle()), "copying");
+  }
+  bool has_graphs() const override { return true; }
+  std::unique_ptr<Graph> capture(const std::function<void()>& work) override {
+    std::shared_ptr<void> memory = graph_memory_.lock();
+    if (memory == nullptr)
+      memory = std::shared_ptr<void>(&arena_, [](void* arena) { static_cast<Arena*>(arena)->free_held(); });
+    graph_memory_ = memory;
+    const Capturing capturing(*this);
+    return capture_graph(stream_->handle(), work, std::move(memory));
   }
   std::optional<std::size_t> available() const override {
     std::size_t free = 0;
@@ -203,6 +216,22 @@ class CudaDevice : public Device {
  private:
   static constexpr std::size_t segment_bytes = std::size_t{1} << 30;
 
+  // While one lives, a graph is captured.
+  class Capturing {
+   public:
+    explicit Capturing(CudaDevice& device) : device_(device) { set(true); }
+    ~Capturing() { set(false); }
+    Capturing(const Capturing&) = delete;
+    Capturing& operator=(const Capturing&) = delete;
+
+   private:
+    void set(bool on) {
+      device_.capturing_ = on;
+      device_.arena_.hold(on);
+    }
+    CudaDevice& device_;
+  };
+
   void* make_segment(std::size_t bytes) {
     void* address = nullptr;
     const cudaError_t error = cudaMalloc(&address, bytes);
@@ -221,6 +250,8 @@ class CudaDevice : public Device {
   }
 
   Arena arena_;
+  std::weak_ptr<void> graph_memory_;  // while there are graphs
+  bool capturing_ = false;
   std::vector<void*> segments_;
   std::shared_ptr<Events> events_;
   std::unique_ptr<CudaStream> stream_;

@@ -1,0 +1,109 @@
+// Steps as graphs of the device, on the emulated one: the same numbers to the bit, from a host that gives it
+// far less to do.
+
+#include <gtest/gtest.h>
+
+#include "parallel/comm/local.h"
+#include "tests/emulation/device.h"
+#include "tests/seed.h"
+#include "tests/verify/short_run.h"
+#include "tests/verify/subjects.h"
+
+namespace tessera::verify {
+namespace {
+
+using emulation::EmulatedCudaDevice;
+
+struct Outcome : ShortRun {
+  std::uint64_t launches = 0;  // of the last step
+  int host_waits = 0;          // of the steps after the second
+};
+
+// As the last rank sees it.
+Outcome train(const Subject& subject, const ParallelLayout& layout, bool graphs) {
+  Outcome outcome;
+  run_local_ranks(layout.mesh.ranks(), [&](ProcessGroup& world) {
+    EmulatedCudaDevice device({}, test_seed());
+    Engine engine(subject.spec, device, world, layout, subject.model, subject.batch, subject.reduce_groups,
+                  subject.optimizer);
+    if (graphs) engine.use_graphs();
+    std::vector<std::uint64_t> launches;
+    std::vector<int> waits;
+    const auto begins = [&](int) {
+      launches.push_back(device.launches());
+      waits.push_back(device.host_waits());
+    };
+    Outcome mine{run_shortly(subject, engine, begins)};
+    mine.launches = launches.back() - launches.end()[-2];
+    mine.host_waits = waits.back() - waits[2];
+    EXPECT_EQ(device.violations(), 0);
+    if (world.rank() == world.size() - 1) outcome = mine;
+  });
+  return outcome;
+}
+
+// Four microbatches a step in two reduce groups: some begin a group, some go on with it.
+Subject small(const std::string& family) {
+  Subject subject = subject_of(family, family != "llama", 4, 2);
+  subject.reduce_groups = 2;
+  subject.steps = 4;
+  return subject;
+}
+
+void expect_same(const Subject& subject, const ParallelLayout& layout) {
+  const Outcome plain = train(subject, layout, false);
+  const Outcome graphs = train(subject, layout, true);
+  ASSERT_EQ(graphs.losses.size(), static_cast<std::size_t>(subject.steps));
+  EXPECT_EQ(graphs.losses, plain.losses);
+  EXPECT_EQ(graphs.norms, plain.norms);
+  EXPECT_EQ(graphs.weights, plain.weights);
+  EXPECT_NE(graphs.losses.front(), graphs.losses.back());
+  EXPECT_LT(graphs.launches * 5, plain.launches);
+  if (layout.mesh.ranks() == 1) {
+    EXPECT_EQ(graphs.host_waits, 0);
+  }
+}
+
+class Graphs : public testing::TestWithParam<const char*> {};
+
+TEST_P(Graphs, TrainToTheSameBits) {
+  Subject subject = small(GetParam());
+  if (subject.spec.tied) subject.model.compute = DType::bf16;  // weights are then copied once a step
+  expect_same(subject, {});
+}
+
+INSTANTIATE_TEST_SUITE_P(Emulated, Graphs, testing::Values("llama", "qwen3"),
+                         [](const auto& test) { return std::string(test.param); });
+
+TEST(Graphs, TrainToTheSameBitsOnDataParallelRanks) {
+  Subject subject = small("qwen3");
+  subject.steps = 3;
+  subject.model.recompute = Recompute::full;
+  subject.model.compute = DType::bf16;
+  for (const int zero : {0, 1}) {
+    ParallelLayout layout;
+    layout.mesh.dp = 2;
+    layout.zero = zero;
+    expect_same(subject, layout);
+  }
+}
+
+TEST(Graphs, AreRefusedWhereRanksExchangeWithinAMicrobatch) {
+  const Subject subject = small("llama");
+  const auto obstacle = [&](const ParallelLayout& layout) {
+    return graphs_obstacle(layout, DeviceKind::cuda, subject.spec);
+  };
+  ParallelLayout layout;
+  EXPECT_EQ(obstacle(layout), "");
+  EXPECT_NE(graphs_obstacle(layout, DeviceKind::cpu, subject.spec).find("device: cuda"), std::string::npos);
+  layout.zero = 3;
+  EXPECT_EQ(obstacle(layout), "") << "shares nothing out on one rank";
+  layout.mesh.dp = 2;
+  EXPECT_NE(obstacle(layout).find("parallel.zero"), std::string::npos);
+  layout.mesh.dp = 1;
+  layout.mesh.tp = 2;
+  EXPECT_NE(obstacle(layout).find("parallel.tp 1"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace tessera::verify

@@ -1,0 +1,51 @@
+// A few steps of a subject on one rank's engine, as training takes them: numbers come when they are asked
+// for.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "launch/batches.h"
+#include "launch/verify/run.h"
+
+namespace tessera::verify {
+
+// What a rank saw, and what it holds in the end.
+struct ShortRun {
+  std::vector<double> losses, norms;  // by step
+  std::vector<float> weights;
+};
+
+// Microbatches are of one sequence. `begins` is called before each step, and with their number after the
+// last.
+inline ShortRun run_shortly(
+    const Subject& subject, Engine& engine, const std::function<void(int step)>& begins = [](int) {}) {
+  engine.initialize(subject.seed);
+  const std::vector<std::int64_t> microbatches = engine.microbatches();
+  for (int step = 0; step < subject.steps; ++step) {
+    begins(step);
+    const auto load = [&](std::size_t i) {
+      const auto ordinal = step * subject.batch.global_batch + microbatches[i];
+      const Sample sample = draw_sample(subject, static_cast<std::uint64_t>(ordinal));
+      return make_batch(std::span(&sample, 1), subject.document_mask, engine.device(), engine.positions());
+    };
+    engine.run_step(load, subject.batch.global_batch * subject.batch.seq_len);
+    engine.update(subject.lr, subject.clip);
+  }
+  begins(subject.steps);
+  ShortRun run;
+  while (engine.reports_waiting() > 0) {
+    const StepReport report = engine.next_report();
+    run.losses.push_back(report.loss);
+    run.norms.push_back(report.norm);
+  }
+  for (const Engine::Owned& part : engine.held()) {
+    const std::size_t before = run.weights.size();
+    run.weights.resize(before + static_cast<std::size_t>(part.weight.numel()));
+    part.weight.to_host(run.weights.data() + before);
+  }
+  return run;
+}
+
+}  // namespace tessera::verify
