@@ -76,7 +76,7 @@ const Tensor& StepGraphs::update(const Tensor& loss, double lr, double max_norm)
   keep(step_loss_, loss);
   keep(square_sum_, norm_.combine(own_sums_));
   optimizer_.set_rates(lr, max_norm);
-  update_.run([this] { optimizer_.apply(step_loss_, square_sum_); });
+  update_.run([this] { optimizer_.apply(step_loss_, square_sum_, {}); });
   optimizer_.mark_changed();
   return optimizer_.report();
 }

@@ -17,7 +17,7 @@ Kernel<SortSlotsArgs>& sort_slots_kernel();
 
 struct GatherRowsArgs {
   Tensor in;     // [rows, n]; f32 or bf16
-  Tensor index;  // i32 [m]
+  Tensor index;  // i32 [m]; −1: a row of zeros
   Tensor out;    // [m, n]: in[index[i] / group] × scale[index[i]]
   Tensor scale;  // f32 or undefined: 1
   std::int64_t group = 1;
@@ -56,7 +56,8 @@ SlotOrder sort_slots(const Tensor& indices, std::int64_t experts);
 Tensor spread_rows(const Tensor& x, const SlotOrder& slots);
 // rows [T k, n], sorted, and gates F32 [T, k] to Σ gate × row [T, n]. Recorded.
 Tensor combine_rows(const Tensor& rows, const Tensor& gates, const SlotOrder& slots);
-// out[i] = x[index[i]], a permutation with this inverse. Recorded.
+// out[i] = x[index[i]], with inverse[index[i]] = i; −1 where the other side has no such row, which then is
+// one of zeros. Recorded.
 Tensor permute_rows(const Tensor& x, const Tensor& index, const Tensor& inverse);
 
 }  // namespace tessera

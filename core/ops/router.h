@@ -39,7 +39,7 @@ Kernel<RouteBackward>& route_backward_kernel();
 struct CountChoicesArgs {
   Tensor indices;  // i32 [T, k]
   TokenRows rows;
-  Tensor counts;  // f32 [rows, E]: added to
+  Tensor counts;  // f32 or f64 [rows, E]: added to
 };
 Kernel<CountChoicesArgs>& count_choices_kernel();
 

@@ -36,9 +36,10 @@ void AdamW::set_steps(std::int64_t steps) {
   steps_.device().copy(steps_.raw(), &count, sizeof count);
 }
 
-const Tensor& AdamW::step(const Tensor& loss, const Tensor& squares, double lr, double max_norm) {
+const Tensor& AdamW::step(const Tensor& loss, const Tensor& squares, double lr, double max_norm,
+                          const Tensor& over) {
   set_rates(lr, max_norm);
-  apply(loss, squares);
+  apply(loss, squares, over);
   mark_changed();
   return report_;
 }
@@ -48,9 +49,10 @@ void AdamW::set_rates(double lr, double max_norm) {
   rates_.device().copy(rates_.raw(), rates, sizeof rates);
 }
 
-void AdamW::apply(const Tensor& loss, const Tensor& squares) {
-  update_scalars_kernel()({loss, squares, rates_, steps_, scalars_, report_, options_.beta1, options_.beta2},
-                          steps_.device());
+void AdamW::apply(const Tensor& loss, const Tensor& squares, const Tensor& over) {
+  update_scalars_kernel()(
+      {loss, squares, rates_, steps_, scalars_, report_, options_.beta1, options_.beta2, over},
+      steps_.device());
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = *parameters_[i];
     if (parameter.owned().size() == 0) continue;

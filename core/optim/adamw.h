@@ -32,7 +32,7 @@ Kernel<AdamWArgs>& adamw_kernel();
 struct StepReport {
   double loss;
   double norm;     // of the gradient, before clipping
-  double updated;  // 1; or 0: loss or norm is not finite, and nothing was changed
+  double updated;  // 1; or 0: loss or norm is not finite or rows found no room, and nothing was changed
 };
 
 // Decides an update where its gradients are, so that the host need not wait for them: the gradient is clipped
@@ -44,6 +44,7 @@ struct UpdateScalarsArgs {
   Tensor scalars;        // out: AdamWScalars
   Tensor report;         // out: StepReport
   double beta1, beta2;
+  Tensor over = {};  // f64 [n] or undefined: a number above 0 forbids the update
 };
 Kernel<UpdateScalarsArgs>& update_scalars_kernel();
 
@@ -56,13 +57,14 @@ class AdamW {
   AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options, Device& device);
 
   // One update of every parameter's owned rows from their gradients, unless loss or norm is not finite: f64
-  // [1] `loss` and Σ g², the norm that clipping leaves (0: any). Gives the StepReport, which may still be to
-  // come, and is good until the next update.
-  const Tensor& step(const Tensor& loss, const Tensor& squares, double lr, double max_norm);
+  // [1] `loss` and Σ g², the norm that clipping leaves (0: any); or a number of `over` is above 0. Gives the
+  // StepReport, which may still be to come, and is good until the next update.
+  const Tensor& step(const Tensor& loss, const Tensor& squares, double lr, double max_norm,
+                     const Tensor& over = {});
   // The same in parts: numbers from the host; what the device does, always with the same memory; and that
   // parameters have changed.
   void set_rates(double lr, double max_norm);
-  void apply(const Tensor& loss, const Tensor& squares);
+  void apply(const Tensor& loss, const Tensor& squares, const Tensor& over);
   void mark_changed();
   const Tensor& report() const { return report_; }  // of the last update
 

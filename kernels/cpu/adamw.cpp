@@ -35,20 +35,22 @@ void run_update_scalars(const UpdateScalarsArgs& args, Workspace) {
   const double loss = *args.loss.data<double>();
   const double norm = std::sqrt(*args.squares.data<double>());
   const auto* rates = args.rates.data<double>();
-  const bool finite = std::isfinite(loss) && std::isfinite(norm);
+  bool fine = std::isfinite(loss) && std::isfinite(norm);
+  for (std::int64_t i = 0; args.over.defined() && i < args.over.numel(); ++i)
+    fine = fine && !(args.over.data<double>()[i] > 0);
   auto* steps = args.steps.data<double>();
-  if (finite) *steps += 1;
+  if (fine) *steps += 1;
   const double most = rates[1];
   const double clip = most > 0 ? std::min(1.0, most / (norm + 1e-6)) : 1.0;
   auto* scalars = args.scalars.data<float>();
   scalars[0] = static_cast<float>(rates[0]);
-  scalars[1] = finite ? static_cast<float>(clip) : std::numeric_limits<float>::quiet_NaN();
+  scalars[1] = fine ? static_cast<float>(clip) : std::numeric_limits<float>::quiet_NaN();
   scalars[2] = static_cast<float>(1 - std::pow(args.beta1, *steps));
   scalars[3] = static_cast<float>(std::sqrt(1 - std::pow(args.beta2, *steps)));
   auto* report = args.report.data<double>();
   report[0] = loss;
   report[1] = norm;
-  report[2] = finite ? 1 : 0;
+  report[2] = fine ? 1 : 0;
 }
 
 const Register<AdamWArgs> register_adamw(adamw_kernel(), {DeviceKind::cpu, "plain", run_adamw});

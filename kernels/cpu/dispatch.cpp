@@ -43,7 +43,9 @@ void run_gather_rows(const GatherRowsArgs& args, Workspace) {
           for (std::int64_t i = begin; i < end; ++i) {
             const T* in = args.in.data<T>() + index[i] / args.group * n;
             T* out = args.out.data<T>() + i * n;
-            if (scale == nullptr)
+            if (index[i] < 0)
+              std::fill_n(out, n, T(0.0F));
+            else if (scale == nullptr)
               std::copy_n(in, n, out);
             else
               for (std::int64_t j = 0; j < n; ++j) out[j] = T(cpu::load(in[j]) * scale[index[i]]);

@@ -85,13 +85,21 @@ void run_backward(const RouteBackward& args, Workspace) {
       });
 }
 
-void run_count_choices(const CountChoicesArgs& args, Workspace) {
+template <class Count>
+void count_choices(const CountChoicesArgs& args) {
   const std::int64_t k = args.indices.size(1);
   const std::int64_t experts = args.counts.size(1);
   for (std::int64_t t = 0; t < args.indices.size(0); ++t)
     for (std::int64_t j = 0; j < k; ++j)
-      args.counts.data<float>()[(args.rows.first + t) / args.rows.length * experts +
+      args.counts.data<Count>()[(args.rows.first + t) / args.rows.length * experts +
                                 args.indices.data<std::int32_t>()[t * k + j]] += 1;
+}
+
+void run_count_choices(const CountChoicesArgs& args, Workspace) {
+  if (args.counts.dtype() == DType::f64)
+    count_choices<double>(args);
+  else
+    count_choices<float>(args);
 }
 
 void run_balance_sum(const BalanceSumArgs& args, Workspace) {

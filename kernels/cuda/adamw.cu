@@ -61,28 +61,32 @@ void run_adamw(const AdamWArgs& args, Workspace) {
 }
 
 // One thread: a few numbers.
-__global__ void decide(const double* loss, const double* squares, const double* rates, double* steps,
-                       float* scalars, double* report, double beta1, double beta2) {
+__global__ void decide(const double* loss, const double* squares, const double* rates, const double* over,
+                       std::int64_t over_count, double* steps, float* scalars, double* report, double beta1,
+                       double beta2) {
   if (grid_index() != 0) return;
   const double norm = std::sqrt(squares[0]);
-  const bool finite = std::isfinite(loss[0]) && std::isfinite(norm);
-  const double count = finite ? steps[0] + 1 : steps[0];
+  bool fine = std::isfinite(loss[0]) && std::isfinite(norm);
+  for (std::int64_t i = 0; i < over_count; ++i) fine = fine && !(over[i] > 0);
+  const double count = fine ? steps[0] + 1 : steps[0];
   steps[0] = count;
   const double most = rates[1];
   const double clip = most > 0 && most < norm + 1e-6 ? most / (norm + 1e-6) : 1.0;
   scalars[0] = static_cast<float>(rates[0]);
-  scalars[1] = finite ? static_cast<float>(clip) : NAN;
+  scalars[1] = fine ? static_cast<float>(clip) : NAN;
   scalars[2] = static_cast<float>(1 - std::pow(beta1, count));
   scalars[3] = static_cast<float>(std::sqrt(1 - std::pow(beta2, count)));
   report[0] = loss[0];
   report[1] = norm;
-  report[2] = finite ? 1 : 0;
+  report[2] = fine ? 1 : 0;
 }
 
 void run_update_scalars(const UpdateScalarsArgs& args, Workspace) {
+  const double* over = args.over.defined() ? args.over.data<double>() : nullptr;
   launch(args.steps.device().stream(), decide, Grid{1, 32}, args.loss.data<double>(),
-         args.squares.data<double>(), args.rates.data<double>(), args.steps.data<double>(),
-         args.scalars.data<float>(), args.report.data<double>(), args.beta1, args.beta2);
+         args.squares.data<double>(), args.rates.data<double>(), over,
+         over == nullptr ? 0 : args.over.numel(), args.steps.data<double>(), args.scalars.data<float>(),
+         args.report.data<double>(), args.beta1, args.beta2);
 }
 
 const Register<AdamWArgs> register_adamw(adamw_kernel(), {DeviceKind::cuda, "vector", run_adamw});

@@ -102,8 +102,12 @@ __global__ void gather_rows(const T* in, const std::int32_t* index, const float*
   for (std::int64_t i = grid_index(); i < rows * vectors; i += grid_stride()) {
     const std::int32_t from = index[i / vectors];
     const std::int64_t column = i % vectors * width;
-    Vector<T, width> v = load_vector<width>(in + from / group * n + column);
-    if (scale != nullptr)
+    Vector<T, width> v;
+    if (from < 0)
+      for (int j = 0; j < width; ++j) v.at[j] = T(0.0F);
+    else
+      v = load_vector<width>(in + from / group * n + column);
+    if (from >= 0 && scale != nullptr)
       for (int j = 0; j < width; ++j) v.at[j] = T(to_float(v.at[j]) * scale[from]);
     store_vector(out + i / vectors * n + column, v);
   }

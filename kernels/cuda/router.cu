@@ -98,7 +98,8 @@ __global__ void backward(const float* probs, const std::int32_t* indices, const 
 }
 
 // A block a row of `counts` and 32 experts; its warps share out the row's tokens.
-__global__ void count_choices(const std::int32_t* indices, float* counts, TokenRows rows, std::int64_t tokens,
+template <class Count>
+__global__ void count_choices(const std::int32_t* indices, Count* counts, TokenRows rows, std::int64_t tokens,
                               std::int64_t experts, std::int64_t k) {
   SharedArena shared;
   const Shared<std::int32_t> found = shared.array<std::int32_t>(thread_count());
@@ -119,7 +120,7 @@ __global__ void count_choices(const std::int32_t* indices, float* counts, TokenR
     const std::int32_t part = found[warp * warp_size + lane_index()];
     total += part;
   }
-  counts[row * experts + expert] += static_cast<float>(total);
+  counts[row * experts + expert] += static_cast<Count>(total);
 }
 
 constexpr std::int64_t block_tokens = 64;
@@ -169,11 +170,18 @@ void run_backward(const RouteBackward& args, Workspace) {
 
 void run_count_choices(const CountChoicesArgs& args, Workspace) {
   const std::int64_t experts = args.counts.size(1);
-  launch(args.counts.device().stream(), count_choices,
-         Grid{args.counts.size(0) * ((experts + warp_size - 1) / warp_size), 256,
-              shared_size<std::int32_t>(256)},
-         args.indices.data<std::int32_t>(), args.counts.data<float>(), args.rows, args.indices.size(0),
-         experts, args.indices.size(1));
+  const auto count = [&](auto tag) {
+    using Count = decltype(tag);
+    launch(args.counts.device().stream(), count_choices<Count>,
+           Grid{args.counts.size(0) * ((experts + warp_size - 1) / warp_size), 256,
+                shared_size<std::int32_t>(256)},
+           args.indices.data<std::int32_t>(), args.counts.data<Count>(), args.rows, args.indices.size(0),
+           experts, args.indices.size(1));
+  };
+  if (args.counts.dtype() == DType::f64)
+    count(double{});
+  else
+    count(float{});
 }
 
 std::int64_t balance_blocks(const BalanceSumArgs& args) {

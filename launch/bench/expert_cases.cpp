@@ -1,5 +1,9 @@
+#include <algorithm>
+
 #include "core/ops/dispatch.h"
+#include "core/ops/expert_load.h"
 #include "core/ops/router.h"
+#include "core/ops/row_layout.h"
 #include "launch/bench/tensors.h"
 
 namespace tessera::bench {
@@ -85,6 +89,43 @@ void add_dispatch(const Routed& r, std::vector<MakeCase>& cases) {
   });
 }
 
+// On one of eight ranks that share the experts: an eighth of each rank's rows come, in buffers of twice that.
+void add_layout(const Routed& r, std::vector<MakeCase>& cases) {
+  cases.push_back([r](Device& on) {
+    constexpr std::int64_t ranks = 8;
+    const std::int64_t here = std::max<std::int64_t>(1, r.experts / ranks);
+    const std::int64_t most = 2 * r.slots() / ranks;
+    const Tensor counts = counting_ids(ranks * here, r.slots() / ranks / here * 2, on).view({ranks, here, 1});
+    const Tensor offsets = counting_ids(here + 1, here + 1, on), over = constant(0, {1}, DType::f64, on);
+    const Tensor to_slot = counting_ids(ranks * most, ranks * most, on);
+    const Tensor from_slot = counting_ids(ranks * most, ranks * most, on);
+    return memory_case(lay_out_rows_kernel(), {counts, offsets, to_slot, from_slot, over}, to_slot,
+                       bytes_of({counts, offsets, to_slot, from_slot, over}));
+  });
+}
+
+// Of 48 layers and 64 ranks.
+void add_loads(const Routed& r, std::vector<MakeCase>& cases) {
+  constexpr std::int64_t layers = 48, ranks = 64;
+  const auto number = [](const Shape& shape, Device& on) { return constant(1, shape, DType::f64, on); };
+  cases.push_back([r, number](Device& on) {
+    const Tensor parts = number({ranks, layers, 2 + r.experts}, on), slots = number({layers, r.experts}, on);
+    const Tensor balance = number({layers}, on), over = number({layers}, on);
+    return memory_case(combine_loads_kernel(), {parts, balance, over, slots}, parts,
+                       bytes_of({parts, balance, over, slots}));
+  });
+  cases.push_back([r, number](Device& on) {
+    const Tensor slots = number({layers, r.experts}, on), out = normal({1, r.experts}, DType::f32, on);
+    return memory_case(global_balance_kernel(), {slots, out, 0.1, 1e6}, slots, bytes_of({slots, out}));
+  });
+  cases.push_back([r, number](Device& on) {
+    const Tensor slots = number({r.experts}, on), updated = number({1}, on);
+    const Tensor bias = normal({r.experts}, DType::f32, on);
+    return memory_case(move_biases_kernel(), {slots, updated, bias, 1e-3F}, slots,
+                       bytes_of({slots, updated, bias, bias}));
+  });
+}
+
 }  // namespace
 
 std::vector<MakeCase> expert_cases(const Sizes& sizes) {
@@ -93,6 +134,8 @@ std::vector<MakeCase> expert_cases(const Sizes& sizes) {
   std::vector<MakeCase> cases;
   add_routing(routed, cases);
   add_dispatch(routed, cases);
+  add_layout(routed, cases);
+  add_loads(routed, cases);
   return cases;
 }
 

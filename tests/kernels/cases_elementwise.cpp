@@ -205,7 +205,8 @@ OpCase adamw_case() {
           .differentiable = false};
 }
 
-// After two updates a third that clips, and one that a loss that is not finite forbids.
+// After two updates a third that clips, one that a loss that is not finite forbids, and one that another
+// number does.
 OpCase update_scalars_case() {
   constexpr double lr = 0.01;
   constexpr double most = 0.5;
@@ -218,27 +219,35 @@ OpCase update_scalars_case() {
                 const Tensor sums = Tensor::empty({2}, DType::f64, device);
                 square_sums(x[0], 100, sums.narrow(0, 0, 1));
                 square_sums(x[1], 1, sums.narrow(0, 1, 1));
-                const double given[] = {lr, most, 2, std::numeric_limits<double>::infinity()};
-                const Tensor host = Tensor::from_host(given, {4}, DType::f64, device);
+                const double given[] = {lr, most, 2, std::numeric_limits<double>::infinity(), 0, 0, 7};
+                const Tensor host = Tensor::from_host(given, {7}, DType::f64, device);
                 const Tensor steps = host.narrow(0, 2, 1);
-                const Tensor scalars = Tensor::empty({8}, DType::f32, device);
-                const Tensor reports = Tensor::empty({6}, DType::f64, device);
-                update_scalars_kernel()({sums.narrow(0, 1, 1), sums.narrow(0, 0, 1), host.narrow(0, 0, 2),
-                                         steps, scalars.narrow(0, 0, 4), reports.narrow(0, 0, 3), 0.9, 0.95},
-                                        device);
+                const Tensor scalars = Tensor::empty({12}, DType::f32, device);
+                const Tensor reports = Tensor::empty({9}, DType::f64, device);
+                update_scalars_kernel()(
+                    {sums.narrow(0, 1, 1), sums.narrow(0, 0, 1), host.narrow(0, 0, 2), steps,
+                     scalars.narrow(0, 0, 4), reports.narrow(0, 0, 3), 0.9, 0.95, host.narrow(0, 4, 2)},
+                    device);
                 update_scalars_kernel()({host.narrow(0, 3, 1), sums.narrow(0, 0, 1), host.narrow(0, 0, 2),
                                          steps, scalars.narrow(0, 4, 4), reports.narrow(0, 3, 3), 0.9, 0.95},
                                         device);
+                update_scalars_kernel()(
+                    {sums.narrow(0, 1, 1), sums.narrow(0, 0, 1), host.narrow(0, 0, 2), steps,
+                     scalars.narrow(0, 8, 4), reports.narrow(0, 6, 3), 0.9, 0.95, host.narrow(0, 4, 3)},
+                    device);
                 // A NaN has no place in a comparison: whether it is one. Nothing moves where it is.
                 const Tensor nothing = Tensor::zeros({1}, DType::f32, device);
                 const Tensor one = x[1].detach();
                 const Tensor moment = Tensor::zeros({1}, DType::f32, device);
-                adamw_kernel()({one, one, moment, nothing, scalars.narrow(0, 4, 4), 0.9F, 0.95F, 1e-8F, 0.1F},
-                               device);
+                for (const std::int64_t at : {4, 8})
+                  adamw_kernel()(
+                      {one, one, moment, nothing, scalars.narrow(0, at, 4), 0.9F, 0.95F, 1e-8F, 0.1F},
+                      device);
                 return Tensors{scalars.narrow(0, 0, 4),
                                reports.narrow(0, 0, 3),
                                steps,
                                reports.narrow(0, 5, 1),
+                               reports.narrow(0, 6, 3),
                                one,
                                moment};
               },
@@ -252,6 +261,7 @@ OpCase update_scalars_case() {
                               {v[1][0] * v[1][0], norm, 1},
                               {3},
                               {0},
+                              {v[1][0] * v[1][0], norm, 0},
                               {v[1][0]},
                               {0}};
               },

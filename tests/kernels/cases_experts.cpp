@@ -102,7 +102,7 @@ OpCase balance_case() {
                 Tensor balance = Tensor::zeros({3, experts}, DType::f32, device);
                 count_choices_kernel()({indices, rows, balance}, device);
                 const Routing routing = route(x[0], {1, false, {}}, indices);
-                Tensor sum = Tensor::empty({1}, DType::f64, device);
+                Tensor sum = Tensor::zeros({1}, DType::f64, device);
                 balance_sum_kernel()({routing.probs, balance, rows, sum}, device);
                 const Tensor gates = route_gates(x[0], routing, false, balance, rows);
                 if (!needs_record(x, false)) return Tensors{sum};

@@ -52,6 +52,8 @@ void visit_type(DType dtype, Visit visit) {
     visit(bf16{});
   else if (dtype == DType::f32)
     visit(float{});
+  else if (dtype == DType::i32)
+    visit(std::int32_t{});
   else
     visit(double{});
 }
@@ -60,6 +62,9 @@ double wide(bf16 x) {
   return static_cast<double>(static_cast<float>(x));
 }
 double wide(double x) {
+  return x;
+}
+double wide(std::int32_t x) {
   return x;
 }
 
@@ -362,8 +367,8 @@ std::set<std::string> slots_used(const OpCase& test) {
 
 std::vector<OpCase> all_cases() {
   std::vector<OpCase> cases;
-  for (const auto& part :
-       {elementwise_cases(), matmul_cases(), sequence_cases(), loss_cases(), expert_cases()})
+  for (const auto& part : {elementwise_cases(), matmul_cases(), sequence_cases(), loss_cases(),
+                           expert_cases(), row_layout_cases()})
     cases.insert(cases.end(), part.begin(), part.end());
   return cases;
 }

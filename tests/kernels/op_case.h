@@ -100,6 +100,7 @@ std::vector<OpCase> matmul_cases();
 std::vector<OpCase> sequence_cases();
 std::vector<OpCase> loss_cases();
 std::vector<OpCase> expert_cases();
+std::vector<OpCase> row_layout_cases();
 std::vector<OpCase> all_cases();
 
 }  // namespace tessera::testing_ops
