@@ -7,8 +7,11 @@
 #include "core/autograd/tape.h"
 #include "core/base/error.h"
 #include "core/base/progress.h"
+#include "core/nn/moe.h"
 #include "core/ops/linear.h"
 #include "core/tensor/device.h"
+#include "parallel/comm/null.h"
+#include "parallel/experts.h"
 #include "parallel/pipeline/split.h"
 
 namespace tessera {
@@ -69,10 +72,17 @@ std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, 
     state += static_cast<double>(parameter->shape().numel()) *
              bytes_per_parameter(options, owners == 1 ? 0 : layout.zero, owners, gradient_buffers(groups));
   }
-  // With all experts here: as many rows meet them as leave for other ranks.
-  ModelPlace undealt = place;
-  undealt.expert = {};
-  Model dry(spec, *device, options, pipeline_parts(spec, counts, undealt)[0]);
+  // Where buffers are unbounded, with all experts here: as many rows meet them as leave for other ranks.
+  const ExpertBuffer buffer{layout.expert_buffer};
+  const bool bounded = buffer.bounded() && mesh.ep * mesh.etp > 1;
+  ModelPlace dry_place = place;
+  if (!bounded) dry_place.expert = {};
+  Model dry(spec, *device, options, pipeline_parts(spec, counts, dry_place)[0]);
+  const auto ep = make_null_group(mesh.ep);
+  const auto etp = make_null_group(mesh.etp);
+  for (Module* module : dry.modules())
+    if (auto* moe = dynamic_cast<Moe*>(module); moe != nullptr && bounded)
+      moe->set_dispatcher(expert_dispatcher(*ep, *etp, buffer));
   const auto live = std::min<std::int64_t>(mesh.pp, groups.local_groups * groups.microbatches_per_group());
   return static_cast<std::size_t>(state * layout.virtual_stages) +
          activation_bytes(dry, layout, batch) * static_cast<std::size_t>(live * layout.virtual_stages);

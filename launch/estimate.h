@@ -12,7 +12,8 @@
 namespace tessera {
 
 // Bytes of the first rank's weights, gradients, moments and activations at their peak. Stage 0 holds the
-// most microbatches at once; what a rank receives from others is not counted. `chunk_bytes`: of the device.
+// most microbatches at once; what a rank receives from others is not counted, but for bounded buffers of
+// experts. `chunk_bytes`: of the device.
 std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
                             const BatchShape& batch, const ReduceGroups& groups,
                             std::size_t chunk_bytes = DeviceOptions().chunk_bytes);

@@ -28,6 +28,7 @@ struct StepMetrics {
   // Of models with experts: slots of the step sent to each, by layer with experts; and the balance term.
   std::vector<std::vector<double>> expert_slots;
   double balance = 0;
+  std::string overflow;  // why the run must end: rows found no room on their way to experts. "" if they did
 };
 
 struct ValidationMetrics {

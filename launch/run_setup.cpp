@@ -147,7 +147,7 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
   setup.batch = {config.train.global_batch, config.train.micro_batch, config.data.seq_len};
   setup.layout = layout_of(config, spec, setup.batch, ranks.size());
   if (config.train.cuda_graphs)
-    if (const auto obstacle = graphs_obstacle(setup.layout, config.train.device, spec); !obstacle.empty())
+    if (const auto obstacle = graphs_obstacle(setup.layout, config.train.device); !obstacle.empty())
       config.fail_at("train.cuda_graphs", obstacle);
   setup.optimizer = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps,
                      config.optimizer.weight_decay};

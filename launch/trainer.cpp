@@ -119,8 +119,6 @@ void Trainer::State::step() {
   engine->run_step(load, counted);
   now.lr = learning_rate(config.schedule, config.optimizer.lr, config.train.steps, position.step);
   engine->update(now.lr, config.optimizer.clip);
-  now.expert_slots = engine->expert_load().slots;
-  now.balance = engine->expert_load().balance;
   ++position.step;
   position.tokens += counted;
   now.tokens = position.tokens;
@@ -129,11 +127,14 @@ void Trainer::State::step() {
 
 // Takes the numbers of the oldest step that is under way.
 StepMetrics Trainer::State::finish_step() {
-  const StepReport report = engine->next_report();
+  EngineReport report = engine->next_report();
   StepMetrics now = std::move(in_flight.front());
   in_flight.pop_front();
   now.loss = report.loss;
   now.grad_norm = report.norm;
+  now.expert_slots = std::move(report.experts.slots);
+  now.balance = report.experts.balance;
+  now.overflow = std::move(report.experts.overflow);
   ++(report.updated != 0 ? position.optimizer_steps : position.skipped);
   now.skipped = position.skipped;
   now.step_s = seconds_since(last_finish);
@@ -155,6 +156,10 @@ bool Trainer::State::note(const StepMetrics& now) {
     metrics->step(now);
     const bool last = now.step + 1 == config.train.steps;
     if (now.step % config.log.every == 0 || last) Metrics::print_progress(now, config.train.steps);
+  }
+  if (!now.overflow.empty()) {  // what it computed is wrong: there is nothing to skip to
+    if (ranks.rank() == 0) log::error("step {}: {}", now.step, now.overflow);
+    return false;
   }
   if (std::isfinite(now.loss) && std::isfinite(now.grad_norm)) return true;
   if (config.optimizer.on_nonfinite == OnNonfinite::skip) {

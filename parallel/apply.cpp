@@ -53,8 +53,7 @@ void apply_expert_parallel(Model& model, const Mesh& mesh, ExpertBuffer buffer) 
     auto* moe = dynamic_cast<Moe*>(module);
     if (moe == nullptr) continue;
     if (mesh.size(Axis::ep) > 1 || mesh.size(Axis::etp) > 1)
-      moe->set_dispatcher(
-          expert_dispatcher(moe->name(), mesh.group(Axis::ep), mesh.group(Axis::etp), buffer));
+      moe->set_dispatcher(expert_dispatcher(mesh.group(Axis::ep), mesh.group(Axis::etp), buffer));
     moe->on_sequence_counts([&mesh](const Tensor& counts) {
       for (const Axis axis : {Axis::tp, Axis::cp})
         if (mesh.size(axis) > 1 && !mutant("counts_not_summed")) mesh.group(axis).all_reduce(counts);

@@ -24,6 +24,8 @@ Engine::Engine(const ModelSpec& spec, Device& device, ProcessGroup& world, const
       groups_(plan_reduce_groups(batch.global_batch, batch.micro_batch, reduce_groups, layout.mesh.dp,
                                  mesh_.index(Axis::dp), layout.zero >= 2)),
       reports_(device, sizeof(StepReport) / sizeof(double)) {
+  const float one = 1;
+  one_ = Tensor::from_host(&one, {1}, DType::f32, device_);
   build(model, optimizer);
   lay_out_losses();
 }
@@ -60,6 +62,12 @@ void Engine::build(const ModelOptions& given, const AdamWOptions& optimizer) {
   norm_ = std::make_unique<GradientNorm>(spoken_for, mesh_.world().size() == 1 ? nullptr : &mesh_.world(),
                                          device_);
   executor_ = std::make_unique<PipelineExecutor>(schedule(), std::move(own), mesh_);
+  if (moe_layers(spec_) == 0) return;
+  const ExpertRoom room{batch_.micro_batch * batch_.seq_len / mesh_.size(Axis::cp) / mesh_.size(Axis::tp),
+                        mesh_.size(Axis::ep),
+                        {layout_.expert_buffer}};
+  experts_ = std::make_unique<ExpertBalance>(spec_, balance_, experts(), room, mesh_.world(), device_);
+  loads_ = std::make_unique<Mailbox>(device_, static_cast<std::size_t>(experts_->message().numel()));
 }
 
 PipelineSchedule Engine::schedule() const {
@@ -89,7 +97,7 @@ std::vector<std::int64_t> Engine::microbatches() const {
 }
 
 void Engine::use_graphs() {
-  assert(graphs_obstacle(layout_, device_.kind(), spec_).empty());
+  assert(graphs_obstacle(layout_, device_.kind()).empty());
   graphs_ = std::make_unique<StepGraphs>(*chunks_.front(), *optimizer_, *norm_);
 }
 
@@ -110,18 +118,19 @@ void Engine::run_step(const LoadBatch& load, std::int64_t counted) {
   const Tensor inverse_count = Tensor::from_host(&inverse, {1}, DType::f32, device_);
   for (const auto& chunk : chunks_)
     chunk->start_step({groups_.local_groups, groups_.microbatches_per_group()});
-  const std::vector<Moe*> mixtures = experts();
-  for (Moe* moe : mixtures) moe->take_load();  // what evaluations left
-  if (balance_.kind == Balance::global) {
+  if (experts_) experts_->clear();  // what evaluations left
+  if (experts_ && balance_.kind == Balance::global) {
     // Shares of the whole batch must be known before the first backward: a forward pass goes ahead to count.
-    for (std::size_t i = 0; i < microbatches().size(); ++i) evaluate(load(i));
-    set_global_balance(balance_, take_expert_load(spec_, mixtures, mesh_.world()), mixtures, device_);
+    for (std::size_t i = 0; i < microbatches().size(); ++i) forward(load(i));
+    experts_->combine();
+    experts_->set_gradient();
+    experts_->clear();
   }
   const Tensor losses = run_microbatches(load, inverse_count);
   mesh_.world().set_position("sums of gradients");
   for (const auto& chunk : chunks_) chunk->finish_step();
   add_tied_gradients();
-  if (moe_layers(spec_) > 0) expert_load_ = take_expert_load(spec_, mixtures, mesh_.world());
+  if (experts_) experts_->combine();
   loss_ = combine_losses(losses);
 }
 
@@ -193,15 +202,14 @@ void Engine::add_tied_gradients() {
   add_into(mine, theirs);
 }
 
-double Engine::evaluate(const Batch& batch) {
+// Off the tape. F64 [1] where the head is, this rank's share; else undefined.
+Tensor Engine::forward(const Batch& batch) {
   const NoGrad no_grad;
   constexpr int evaluation_tag = 1 << 25;
   ProcessGroup& stages = mesh_.group(Axis::pp);
   const int chunks = stages.size() * layout_.virtual_stages;
   const Shape shape{batch.positions.numel() / mesh_.size(Axis::tp), spec_.hidden_size};
-  const float one = 1;
-  const Tensor factor = Tensor::from_host(&one, {1}, DType::f32, device_);
-  double loss = 0;
+  Tensor loss;
   for (std::size_t i = 0; i < chunks_.size(); ++i) {
     const int c = stages.rank() + static_cast<int>(i) * stages.size();
     Tensor x;
@@ -213,8 +221,16 @@ double Engine::evaluate(const Batch& batch) {
     if (c + 1 < chunks)
       stages.send(y, (c + 1) % stages.size(), evaluation_tag + c + 1);
     else
-      chunks_[i]->loss(y, batch, factor).to_host(&loss);
+      loss = chunks_[i]->loss(y, batch, one_);
   }
+  return loss;
+}
+
+double Engine::evaluate(const Batch& batch) {
+  if (experts_) experts_->clear();
+  double loss = 0;
+  if (const Tensor own = forward(batch); own.defined()) own.to_host(&loss);
+  if (experts_) experts_->check_room();
   for (const Axis axis : {Axis::tp, Axis::cp, Axis::pp}) {
     const std::vector<double> shares = mesh_.group(axis).all_gather(loss);
     loss = 0;
@@ -229,17 +245,29 @@ double Engine::loss() const {
   return loss;
 }
 
-StepReport Engine::next_report() {
+EngineReport Engine::next_report() {
   const std::vector<double> numbers = reports_.take();
   // A NaN made by the processor carries a sign, which would be printed.
   const auto unsigned_nan = [](double x) { return std::isnan(x) ? std::abs(x) : x; };
-  return {unsigned_nan(numbers[0]), unsigned_nan(numbers[1]), numbers[2]};
+  EngineReport report{{unsigned_nan(numbers[0]), unsigned_nan(numbers[1]), numbers[2]}, {}};
+  if (experts_) report.experts = experts_->read(loads_->take());
+  return report;
+}
+
+ExpertLoad Engine::expert_load() const {
+  if (!experts_) return {};
+  std::vector<double> host(static_cast<std::size_t>(experts_->message().numel()));
+  experts_->message().to_host(host.data());
+  return experts_->read(host);
 }
 
 void Engine::update(double lr, double max_norm) {
-  reports_.post(graphs_ == nullptr ? optimizer_->step(loss_, norm_->square_sum(), lr, max_norm)
-                                   : graphs_->update(loss_, lr, max_norm));
-  if (balance_.kind == Balance::bias) move_choice_biases(spec_, balance_.bias_rate, expert_load_, experts());
+  const Tensor over = experts_ ? experts_->over() : Tensor();
+  const Tensor& report = graphs_ ? graphs_->update(loss_, over, lr, max_norm)
+                                 : optimizer_->step(loss_, norm_->square_sum(), lr, max_norm, over);
+  reports_.post(report);
+  if (experts_) loads_->post(experts_->message());
+  if (experts_ && balance_.kind == Balance::bias) experts_->move_biases(report.narrow(0, 2, 1));
   mesh_.world().set_position("publishing weights");
   for (const auto& chunk : chunks_) chunk->publish();
 }

@@ -21,6 +21,11 @@
 
 namespace tessera {
 
+// A step's numbers, the same on every rank.
+struct EngineReport : StepReport {
+  ExpertLoad experts;  // empty for models without
+};
+
 class Engine {
  public:
   // `reduce_groups`: of the run (parallel/reduce_groups.h). Throws Error (usage) for what does not fit.
@@ -53,23 +58,25 @@ class Engine {
   // Makes microbatch i of microbatches(), its positions() only, on the device.
   using LoadBatch = std::function<Batch(std::size_t i)>;
   // Forward and backward of a step of `counted` targets in all. Gradients are then those of the mean loss of
-  // the whole batch. On a GPU the host goes on before the work is done, unless experts make it wait.
+  // the whole batch. On a GPU the host goes on before the work is done, unless experts' buffers between
+  // ranks are unbounded (parallel/experts.h).
   void run_step(const LoadBatch& load, std::int64_t counted);
-  // Moves the weights, unless loss or norm is not finite. `max_norm`: what clipping leaves, 0: any.
+  // Moves the weights, unless loss or norm is not finite or rows found no room in a buffer. `max_norm`: what
+  // clipping leaves, 0: any.
   void update(double lr, double max_norm);
   // The mean loss of the last step, the same on every rank; waits for it.
   double loss() const;
   // Of the oldest update that was not asked for, the same on every rank; waits for it.
-  StepReport next_report();
+  EngineReport next_report();
   std::size_t reports_waiting() const { return reports_.waiting(); }
   // Whether the host can be a step ahead: then next_report() is best asked for after the next step.
   bool runs_ahead() const { return device_.kind() == DeviceKind::cuda; }
-  // Of the last step; empty for models without experts.
-  const ExpertLoad& expert_load() const { return expert_load_; }
+  // Of the last step, the same on every rank; empty for models without experts. Waits for it.
+  ExpertLoad expert_load() const;
   // Every layer's experts on this rank; for `verify`.
   std::vector<Moe*> experts() const;
   // Σ −log p over the counted targets of a batch (its positions() only), without gradients: the same on the
-  // ranks that share a dp index.
+  // ranks that share a dp index. Waits for it. Throws Error where rows found no room in experts' buffers.
   double evaluate(const Batch& batch);
 
   // Every parameter row that this rank speaks for: over all ranks, each row of each logical tensor once.
@@ -89,6 +96,7 @@ class Engine {
   void build(const ModelOptions& model, const AdamWOptions& optimizer);
   PipelineSchedule schedule() const;
   Tensor run_microbatches(const LoadBatch& load, const Tensor& inverse_count);
+  Tensor forward(const Batch& batch);
   void lay_out_losses();
   Tensor combine_losses(const Tensor& own) const;
   void add_tied_gradients();
@@ -109,8 +117,10 @@ class Engine {
   Tensor loss_order_;                   // of all ranks' groups: ranks that share one follow each other
   Tensor loss_;                         // f64 [1], of the last step
   Mailbox reports_;
+  Tensor one_;  // f32 [1]
   BalanceSpec balance_;
-  ExpertLoad expert_load_;
+  std::unique_ptr<ExpertBalance> experts_;  // of a model that has some
+  std::unique_ptr<Mailbox> loads_;
 };
 
 }  // namespace tessera

@@ -1,88 +1,110 @@
 #include "parallel/expert_balance.h"
 
 #include <algorithm>
-#include <map>
-#include <numeric>
+#include <cmath>
 
+#include "core/base/error.h"
+#include "core/ops/expert_load.h"
 #include "core/tensor/device.h"
 
 namespace tessera {
 namespace {
 
-// Layers with experts by the name of their FFN, numbered in the model's order.
-std::map<std::string, std::size_t> expert_layers(const ModelSpec& spec) {
-  std::map<std::string, std::size_t> index;
-  for (std::size_t i = 0; i < spec.layers.size(); ++i)
-    for (const CellSpec& cell : spec.layers[i])
-      if (std::holds_alternative<MoeSpec>(cell.body))
-        index.emplace("layers." + std::to_string(i) + ".ffn", index.size());
-  return index;
-}
-
-std::size_t most_experts(const ModelSpec& spec) {
+std::int64_t most_experts(const ModelSpec& spec) {
   std::int64_t most = 0;
   for (const LayerSpec& layer : spec.layers)
     for (const CellSpec& cell : layer)
       if (const auto* moe = std::get_if<MoeSpec>(&cell.body)) most = std::max(most, moe->experts);
-  return static_cast<std::size_t>(most);
+  return most;
 }
 
 }  // namespace
 
-// Counts are whole numbers, so their sums have no rounding, whichever stage holds a layer.
-ExpertLoad take_expert_load(const ModelSpec& spec, std::span<Moe* const> experts, ProcessGroup& world) {
-  const auto index = expert_layers(spec);
-  const std::size_t width = most_experts(spec);
-  std::vector<double> mine(index.size() * width + 1);
-  for (Moe* moe : experts) {
-    const Tensor taken = moe->take_load();
-    std::vector<float> host(static_cast<std::size_t>(taken.numel()));
-    taken.to_host(host.data());
-    std::copy(host.begin(), host.end(),
-              mine.begin() + static_cast<std::ptrdiff_t>(index.at(moe->name()) * width));
-    mine.back() += moe->take_balance();
+ExpertBalance::ExpertBalance(const ModelSpec& spec, const BalanceSpec& balance, std::vector<Moe*> experts,
+                             const ExpertRoom& room, ProcessGroup& world, Device& device)
+    : balance_(balance), experts_(std::move(experts)), room_(room), world_(world) {
+  for (std::size_t i = 0; i < spec.layers.size(); ++i)
+    for (const CellSpec& cell : spec.layers[i])
+      if (const auto* moe = std::get_if<MoeSpec>(&cell.body))
+        all_.push_back({"layers." + std::to_string(i) + ".ffn", moe->top_k});
+  const auto layers = static_cast<std::int64_t>(all_.size());
+  const std::int64_t width = most_experts(spec);
+  own_ = Tensor::zeros({layers, 2 + width}, DType::f64, device);
+  message_ = Tensor::zeros({layers * (2 + width)}, DType::f64, device);
+  if (balance.kind == Balance::global) gradient_ = Tensor::zeros({1, width}, DType::f32, device);
+  for (Moe* moe : experts_) {
+    const auto named =
+        std::find_if(all_.begin(), all_.end(), [&](const Named& one) { return one.name == moe->name(); });
+    const auto layer = named - all_.begin();
+    index_.push_back(static_cast<std::size_t>(layer));
+    const std::int64_t numbers = 2 + moe->spec().experts;
+    moe->bind_load(own_.narrow(0, layer, 1).view({2 + width}).narrow(0, 0, numbers));
+    if (gradient_.defined()) moe->bind_global_balance(gradient_);
   }
-  const auto ranks = static_cast<std::size_t>(world.size());
-  const std::vector<std::int64_t> counts(ranks, static_cast<std::int64_t>(mine.size()));
-  const std::vector<double> all = world.all_gather(mine, counts);
-  ExpertLoad load{std::vector(index.size(), std::vector<double>(width)), 0};
-  for (std::size_t r = 0; r < ranks; ++r) {
-    for (std::size_t i = 0; i < index.size() * width; ++i)
-      load.slots[i / width][i % width] += all[r * mine.size() + i];
-    load.balance += all[(r + 1) * mine.size() - 1];
+}
+
+void ExpertBalance::combine() {
+  Tensor all = own_;
+  if (world_.size() > 1) {
+    all = Tensor::empty({world_.size() * own_.numel()}, DType::f64, own_.device());
+    world_.all_gather(all, own_);
+  }
+  combine_loads_kernel()(
+      {all.view({world_.size(), layers(), 2 + width()}), message_.narrow(0, 0, layers()), over(), slots()},
+      own_.device());
+}
+
+// transformers' term couples all layers and the whole batch: E Σ f P, with f the share of tokens that choose
+// an expert.
+void ExpertBalance::set_gradient() {
+  const double tokens = balance_.sequences * static_cast<double>(balance_.seq_len) * balance_.layers;
+  global_balance_kernel()({slots().view({layers(), width()}), gradient_,
+                           balance_.coefficient * static_cast<double>(width()), tokens},
+                          own_.device());
+}
+
+void ExpertBalance::move_biases(const Tensor& updated) {
+  for (std::size_t i = 0; i < experts_.size(); ++i) {
+    Parameter& bias = *experts_[i]->bias();
+    const auto begin = static_cast<std::int64_t>(index_[i]) * width();
+    move_biases_kernel()({slots().narrow(0, begin, bias.value().numel()), updated, bias.value(),
+                          static_cast<float>(balance_.bias_rate)},
+                         own_.device());
+    bias.changed();
+  }
+}
+
+std::string ExpertBalance::overflow(std::size_t layer, double rows) const {
+  const std::int64_t most = room_.tokens * all_[layer].chosen;
+  const double least = std::ceil(rows * room_.ranks / static_cast<double>(most) * 100) / 100;
+  return fmt::format(
+      "{}: one rank has {:.0f} rows for another's experts, and parallel.expert_buffer {} holds {}; nothing "
+      "was updated: raise it to at least {}, or to ep {}, which holds any",
+      all_[layer].name, rows, room_.buffer.factor, buffer_rows(room_.buffer, most, room_.ranks), least,
+      room_.ranks);
+}
+
+ExpertLoad ExpertBalance::read(std::span<const double> message) const {
+  const std::size_t layers = all_.size();
+  const auto width = static_cast<std::ptrdiff_t>(this->width());
+  ExpertLoad load;
+  auto row = message.begin() + static_cast<std::ptrdiff_t>(2 * layers);
+  for (std::size_t layer = 0; layer < layers; ++layer, row += width) {
+    load.balance += message[layer];
+    load.slots.emplace_back(row, row + width);
+    if (const double rows = message[layers + layer]; rows > 0 && load.overflow.empty())
+      load.overflow = overflow(layer, rows);
   }
   return load;
 }
 
-void set_global_balance(const BalanceSpec& balance, const ExpertLoad& load, std::span<Moe* const> experts,
-                        Device& device) {
-  const double tokens = balance.sequences * static_cast<double>(balance.seq_len) * balance.layers;
-  std::vector<float> gradient(load.slots.at(0).size());
-  for (std::size_t e = 0; e < gradient.size(); ++e) {
-    double slots = 0;
-    for (const auto& layer : load.slots) slots += layer[e];
-    gradient[e] = static_cast<float>(balance.coefficient * static_cast<double>(gradient.size()) * slots /
-                                     tokens / tokens);
-  }
-  const Tensor shared =
-      Tensor::from_host(gradient.data(), {1, static_cast<std::int64_t>(gradient.size())}, DType::f32, device);
-  for (Moe* moe : experts) moe->set_global_balance(shared);
-}
-
-void move_choice_biases(const ModelSpec& spec, double rate, const ExpertLoad& load,
-                        std::span<Moe* const> experts) {
-  const auto index = expert_layers(spec);
-  for (Moe* moe : experts) {
-    const std::vector<double>& slots = load.slots.at(index.at(moe->name()));
-    const double mean = std::accumulate(slots.begin(), slots.end(), 0.0) / static_cast<double>(slots.size());
-    const Tensor& value = moe->bias()->value();
-    std::vector<float> bias(slots.size());
-    value.to_host(bias.data());
-    for (std::size_t e = 0; e < bias.size(); ++e)
-      if (slots[e] != mean) bias[e] += static_cast<float>(slots[e] < mean ? rate : -rate);
-    value.device().copy(value.raw(), bias.data(), value.bytes());
-    moe->bias()->changed();
-  }
+void ExpertBalance::check_room() const {
+  std::vector<double> host(static_cast<std::size_t>(own_.numel()));
+  own_.to_host(host.data());
+  const auto row = static_cast<std::size_t>(own_.size(1));
+  for (std::size_t layer = 0; layer < all_.size(); ++layer)
+    if (const double rows = host[layer * row + 1]; rows > 0)
+      throw Error(overflow(layer, rows), ExitCode::numbers_suspect);
 }
 
 }  // namespace tessera

@@ -1,13 +1,14 @@
 #include "parallel/experts.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <vector>
 
 #include "core/autograd/tape.h"
-#include "core/base/error.h"
 #include "core/base/mutant.h"
 #include "core/ops/dispatch.h"
+#include "core/ops/row_layout.h"
 #include "core/tensor/elementwise.h"
 
 namespace tessera {
@@ -74,11 +75,19 @@ Tensor sum_own_rows(const Tensor& x, const Counts& rows, ProcessGroup& group) {
                      [rows, &group](const Tensor& g) { return all_rows(g, rows, group); });
 }
 
-class ExpertTrip : public TokenDispatcher::Trip {
+// How many rows each rank of this expert's ranks has for each expert here: I32 [etp, ep, experts here].
+Tensor counts_of_all(const Tensor& counts, ProcessGroup& ep, ProcessGroup& etp) {
+  const Tensor arriving = Tensor::empty(counts.shape(), DType::i32, counts.device());
+  ep.all_to_all(arriving, counts);
+  Tensor all = Tensor::empty({etp.size() * counts.numel()}, DType::i32, counts.device());
+  etp.all_gather(all, arriving);
+  return all;
+}
+
+// Reads counts on the host: as many rows go as there are.
+class CountedTrip : public TokenDispatcher::Trip {
  public:
-  ExpertTrip(const std::string& layer, const Tensor& counts, ProcessGroup& ep, ProcessGroup& etp,
-             ExpertBuffer buffer)
-      : ep_(ep), etp_(etp) {
+  CountedTrip(const Tensor& counts, ProcessGroup& ep, ProcessGroup& etp) : ep_(ep), etp_(etp) {
     const auto ranks = static_cast<std::size_t>(ep.size());
     const auto experts = static_cast<std::size_t>(counts.numel()) / ranks;
     std::vector<std::int32_t> own(static_cast<std::size_t>(counts.numel()));
@@ -87,12 +96,10 @@ class ExpertTrip : public TokenDispatcher::Trip {
       const auto first = own.begin() + static_cast<std::ptrdiff_t>(r * experts);
       sent_.push_back(std::accumulate(first, first + static_cast<std::ptrdiff_t>(experts), std::int64_t{0}));
     }
-    const std::vector<std::int32_t> arriving = counts_of_all(counts);  // [etp][ep][experts here]
+    const Tensor all = counts_of_all(counts, ep, etp);
+    std::vector<std::int32_t> arriving(static_cast<std::size_t>(all.numel()));
+    all.to_host(arriving.data());
     lay_out(arriving, experts, counts.device());
-    const double even = static_cast<double>(total(sent_)) * etp.size();
-    if (buffer.factor > 0 && static_cast<double>(total(rows_)) > std::ceil(buffer.factor * even))
-      fail("{}: {} rows came to one rank's experts; parallel.expert_buffer {} holds {}", layer, total(rows_),
-           buffer.factor, std::ceil(buffer.factor * even));
   }
 
   const Tensor& offsets() const override { return offsets_; }
@@ -108,17 +115,6 @@ class ExpertTrip : public TokenDispatcher::Trip {
   }
 
  private:
-  // How many rows each rank of this expert's ranks has for each expert here.
-  std::vector<std::int32_t> counts_of_all(const Tensor& counts) const {
-    const Tensor arriving = Tensor::empty(counts.shape(), DType::i32, counts.device());
-    ep_.all_to_all(arriving, counts);
-    const Tensor all = Tensor::empty({etp_.size() * counts.numel()}, DType::i32, counts.device());
-    etp_.all_gather(all, arriving);
-    std::vector<std::int32_t> host(static_cast<std::size_t>(all.numel()));
-    all.to_host(host.data());
-    return host;
-  }
-
   // Rows arrive by (etp rank, ep rank, expert), and are wanted by (expert, etp rank, ep rank).
   void lay_out(const std::vector<std::int32_t>& counts, std::size_t experts, Device& device) {
     const auto sources = static_cast<std::size_t>(ep_.size());
@@ -160,16 +156,56 @@ class ExpertTrip : public TokenDispatcher::Trip {
   Tensor order_, inverse_, offsets_;
 };
 
-class ExpertDispatcher : public TokenDispatcher {
+// Counts stay on the device: a rank sends each other one B rows, those without a token zero.
+class BoundedTrip : public TokenDispatcher::Trip {
  public:
-  ExpertDispatcher(std::string layer, ProcessGroup& ep, ProcessGroup& etp, ExpertBuffer buffer)
-      : layer_(std::move(layer)), ep_(ep), etp_(etp), buffer_(buffer) {}
-  std::unique_ptr<Trip> plan(const Tensor& counts) override {
-    return std::make_unique<ExpertTrip>(layer_, counts, ep_, etp_, buffer_);
+  BoundedTrip(const Tensor& counts, std::int64_t rows, const Tensor& over, ProcessGroup& ep,
+              ProcessGroup& etp, ExpertBuffer buffer)
+      : ep_(ep), etp_(etp) {
+    const int ranks = ep.size();
+    const int slices = etp.size();
+    const std::int64_t experts = counts.numel() / ranks;
+    const std::int64_t most = buffer_rows(buffer, rows, ranks);
+    each_.assign(static_cast<std::size_t>(ranks), most);
+    rows_.assign(static_cast<std::size_t>(slices), ranks * most);
+    sent_ = lay_out_rows(counts.view({ranks, 1, experts}), most, over);
+    sent_.to_slot = sent_.to_slot.narrow(0, 0, rows);
+    const Tensor arriving = counts_of_all(counts, ep, etp);
+    arrived_ = lay_out_rows(arriving.view({slices * ranks, experts, 1}), most, over);
+  }
+
+  const Tensor& offsets() const override { return arrived_.offsets; }
+  Tensor to_experts(const Tensor& rows) override {
+    const Tensor padded = permute_rows(rows, sent_.from_slot, sent_.to_slot);  // [ep B, H]
+    const Tensor here = gather_rows_of_all(exchange_rows(padded, each_, each_, ep_), rows_, etp_);
+    return permute_rows(here, arrived_.to_slot, arrived_.from_slot);  // [etp ep B, H]
+  }
+  Tensor from_experts(const Tensor& rows) override {
+    const bool lost = mutant("expert_rows_to_wrong_places");
+    const Tensor here = lost ? rows : permute_rows(rows, arrived_.from_slot, arrived_.to_slot);
+    const Tensor back = exchange_rows(sum_own_rows(here, rows_, etp_), each_, each_, ep_);
+    return permute_rows(back, sent_.to_slot, sent_.from_slot);
   }
 
  private:
-  std::string layer_;
+  ProcessGroup& ep_;
+  ProcessGroup& etp_;
+  Counts each_;  // rows to, and from, each ep rank
+  Counts rows_;  // at this expert's ranks, by etp rank
+  // By the rank that rows go to; and, of those that have come, by (etp rank, ep rank), wanted by expert.
+  RowLayout sent_, arrived_;
+};
+
+class ExpertDispatcher : public TokenDispatcher {
+ public:
+  ExpertDispatcher(ProcessGroup& ep, ProcessGroup& etp, ExpertBuffer buffer)
+      : ep_(ep), etp_(etp), buffer_(buffer) {}
+  std::unique_ptr<Trip> plan(const Tensor& counts, std::int64_t rows, const Tensor& over) override {
+    if (buffer_.bounded()) return std::make_unique<BoundedTrip>(counts, rows, over, ep_, etp_, buffer_);
+    return std::make_unique<CountedTrip>(counts, ep_, etp_);
+  }
+
+ private:
   ProcessGroup& ep_;
   ProcessGroup& etp_;
   ExpertBuffer buffer_;
@@ -177,9 +213,13 @@ class ExpertDispatcher : public TokenDispatcher {
 
 }  // namespace
 
-std::unique_ptr<TokenDispatcher> expert_dispatcher(std::string layer, ProcessGroup& ep, ProcessGroup& etp,
-                                                   ExpertBuffer buffer) {
-  return std::make_unique<ExpertDispatcher>(std::move(layer), ep, etp, buffer);
+std::int64_t buffer_rows(ExpertBuffer buffer, std::int64_t rows, int ranks) {
+  return std::min(rows,
+                  static_cast<std::int64_t>(std::ceil(buffer.factor * static_cast<double>(rows) / ranks)));
+}
+
+std::unique_ptr<TokenDispatcher> expert_dispatcher(ProcessGroup& ep, ProcessGroup& etp, ExpertBuffer buffer) {
+  return std::make_unique<ExpertDispatcher>(ep, etp, buffer);
 }
 
 }  // namespace tessera

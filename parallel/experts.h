@@ -7,7 +7,6 @@
 #pragma once
 
 #include <memory>
-#include <string>
 
 #include "core/nn/moe.h"
 #include "parallel/comm/communicator.h"
@@ -15,13 +14,17 @@
 namespace tessera {
 
 struct ExpertBuffer {
-  // Rows that one rank's experts may be sent, as a multiple of the even share; 0: as many as come, of which
-  // the worst case is all rows of all ranks. More is an error that names the layer, never a dropped token.
+  // 0: messages are as large as rows come, for which the host reads their counts. Else what a rank may send
+  // one other, as a multiple of its even share, 1 or more: messages of that size, and no wait. More rows are
+  // an error that names the layer, never a dropped token; a factor of ep holds any.
   double factor = 0;
+  bool bounded() const { return factor > 0; }
 };
 
-// `layer` is named in errors. The groups outlive the dispatcher.
-std::unique_ptr<TokenDispatcher> expert_dispatcher(std::string layer, ProcessGroup& ep, ProcessGroup& etp,
-                                                   ExpertBuffer buffer);
+// Rows that a rank with `rows` of them may send to one of `ranks`.
+std::int64_t buffer_rows(ExpertBuffer buffer, std::int64_t rows, int ranks);
+
+// The groups outlive the dispatcher.
+std::unique_ptr<TokenDispatcher> expert_dispatcher(ProcessGroup& ep, ProcessGroup& etp, ExpertBuffer buffer);
 
 }  // namespace tessera

@@ -88,6 +88,8 @@ std::string text(const ParallelLayout& layout) {
   if (layout.mesh.pp > 1) all += fmt::format(", {}", name_of(layout.schedule));
   if (layout.virtual_stages > 1) all += fmt::format(" x {}", layout.virtual_stages);
   if (layout.mesh.cp > 1 && layout.context == ContextMethod::ulysses) all += ", ulysses";
+  if (layout.mesh.ep * layout.mesh.etp > 1 && layout.expert_buffer > 0)
+    all += fmt::format(", expert_buffer {}", layout.expert_buffer);
   return all;
 }
 
@@ -100,6 +102,11 @@ ParallelLayout plan_layout(const LayoutRequest& request, const ModelSpec& spec, 
                mesh.dp, batch.microbatches(), divisors(batch.microbatches()));
   if (spec.vocab_size < mesh.tp)
     fail_usage("parallel.tp {} is more than the {} tokens of the vocabulary", mesh.tp, spec.vocab_size);
+  if (request.expert_buffer != 0 && request.expert_buffer < 1)
+    fail_usage(
+        "parallel.expert_buffer {} holds less than an even load; use 1 or more, or 0, with which the host "
+        "reads counts",
+        request.expert_buffer);
   check_tokens(mesh, batch);
   if (mesh.cp > 1 && request.context == ContextMethod::ulysses) check_ulysses(mesh, limits);
   check_pipeline(request, mesh, limits, batch);

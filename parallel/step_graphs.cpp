@@ -17,7 +17,7 @@ void keep(Tensor& to, const Tensor& from) {
 
 }  // namespace
 
-std::string graphs_obstacle(const ParallelLayout& layout, DeviceKind kind, const ModelSpec& spec) {
+std::string graphs_obstacle(const ParallelLayout& layout, DeviceKind kind) {
   if (kind != DeviceKind::cuda) return "is for train.device: cuda";
   for (const Axis axis : {Axis::pp, Axis::cp, Axis::tp, Axis::ep, Axis::etp})
     if (layout.mesh.size(axis) > 1)
@@ -25,7 +25,6 @@ std::string graphs_obstacle(const ParallelLayout& layout, DeviceKind kind, const
   if (layout.zero >= 2 && layout.mesh.dp > 1)
     return fmt::format("needs parallel.zero below 2: with {} gradients move from microbatch to microbatch",
                        layout.zero);
-  if (moe_layers(spec) > 0) return "does not go with experts";
   return "";
 }
 
@@ -71,12 +70,12 @@ Tensor StepGraphs::run_microbatches(const Load& load, std::int64_t count, std::i
   return losses;
 }
 
-const Tensor& StepGraphs::update(const Tensor& loss, double lr, double max_norm) {
+const Tensor& StepGraphs::update(const Tensor& loss, const Tensor& over, double lr, double max_norm) {
   sums_.run([this] { keep(own_sums_, norm_.own_sums()); });
   keep(step_loss_, loss);
   keep(square_sum_, norm_.combine(own_sums_));
   optimizer_.set_rates(lr, max_norm);
-  update_.run([this] { optimizer_.apply(step_loss_, square_sum_, {}); });
+  update_.run([&] { optimizer_.apply(step_loss_, square_sum_, over); });
   optimizer_.mark_changed();
   return optimizer_.report();
 }

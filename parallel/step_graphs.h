@@ -19,7 +19,7 @@
 namespace tessera {
 
 // Why steps of this layout cannot be graphs on the device: "" if they can.
-std::string graphs_obstacle(const ParallelLayout& layout, DeviceKind kind, const ModelSpec& spec);
+std::string graphs_obstacle(const ParallelLayout& layout, DeviceKind kind);
 
 class StepGraphs {
  public:
@@ -29,8 +29,8 @@ class StepGraphs {
   using Load = std::function<Batch(std::size_t microbatch)>;
   Tensor run_microbatches(const Load& load, std::int64_t count, std::int64_t per_group,
                           const Tensor& inverse_count);
-  // As AdamW::step, with Σ g² of the norm. Collective.
-  const Tensor& update(const Tensor& loss, double lr, double max_norm);
+  // As AdamW::step, with Σ g² of the norm; `over` stays in place. Collective.
+  const Tensor& update(const Tensor& loss, const Tensor& over, double lr, double max_norm);
 
  private:
   void take(const Batch& batch);

@@ -15,7 +15,9 @@ namespace {
 
 class LocalDispatcher : public TokenDispatcher {
  public:
-  std::unique_ptr<Trip> plan(const Tensor& counts) override { return std::make_unique<LocalTrip>(counts); }
+  std::unique_ptr<Trip> plan(const Tensor& counts, std::int64_t, const Tensor&) override {
+    return std::make_unique<LocalTrip>(counts);
+  }
 
  private:
   class LocalTrip : public Trip {
@@ -93,6 +95,16 @@ Tensor add_rows(const Tensor& x, const Tensor& row) {
   return sum;
 }
 
+// α f_i / S with f_i = E / (k S) · count, averaged over sequences and layers.
+Tensor sequence_factor(const MoeSpec& spec, const BalanceSpec& balance, Device& device) {
+  if (balance.kind != Balance::sequence) return {};
+  const auto length = static_cast<double>(balance.seq_len);
+  const auto factor = static_cast<float>(balance.coefficient / balance.sequences / balance.layers *
+                                         static_cast<double>(spec.experts) /
+                                         (static_cast<double>(spec.top_k) * length * length));
+  return Tensor::from_host(&factor, {1}, DType::f32, device);
+}
+
 ParameterSpec bias_spec(const std::string& name, const MoeSpec& spec, const BuildContext& build) {
   ParameterSpec bias =
       uncut({name, {Initializer::Kind::constant, 0}, Layout::Ranks::dense, build.place.tensor}, "router",
@@ -119,7 +131,8 @@ Moe::Moe(const std::string& name, const MoeSpec& spec, const BuildContext& build
       gate_up_(add_parameter(gate_up_spec(name, spec, build), build.compute, build.device)),
       down_(add_parameter(down_spec(name, spec, build), build.compute, build.device)),
       dispatcher_(local_dispatcher()),
-      load_(Tensor::zeros({1, spec.experts}, DType::f32, build.device)) {}
+      load_(Tensor::zeros({2 + spec.experts}, DType::f64, build.device)),
+      balance_factor_(sequence_factor(spec, build.balance, build.device)) {}
 
 // In the rows of a microbatch of whole sequences, or of this rank's positions of each.
 TokenRows Moe::rows_of(const Tensor& x, const ForwardContext& context) const {
@@ -139,7 +152,8 @@ Routing Moe::choose(const Tensor& logits, const ForwardContext& context) {
     routing = route(logits, options, used);
   }
   if (remembered != nullptr) *remembered = routing.indices;
-  count_choices_kernel()({routing.indices, {0, logits.size(0)}, load_}, load_.device());
+  const Tensor slots = load_.narrow(0, 2, spec_.experts).view({1, spec_.experts});
+  count_choices_kernel()({routing.indices, {0, logits.size(0)}, slots}, load_.device());
   return routing;
 }
 
@@ -152,12 +166,7 @@ Tensor Moe::balance_of(const Routing& routing, const ForwardContext& context, To
   Tensor counts = Tensor::zeros({context.positions.size(0), spec_.experts}, DType::f32, device);
   count_choices_kernel()({routing.indices, rows, counts}, device);
   if (sum_sequences_) sum_sequences_(counts);
-  // α f_i / S with f_i = E / (k S) · count, averaged over sequences and layers.
-  const auto length = static_cast<double>(balance_.seq_len);
-  const auto factor = static_cast<float>(balance_.coefficient / balance_.sequences / balance_.layers *
-                                         static_cast<double>(spec_.experts) /
-                                         (static_cast<double>(spec_.top_k) * length * length));
-  scale(counts, Tensor::from_host(&factor, {1}, DType::f32, device));
+  scale(counts, balance_factor_);
   return counts;
 }
 
@@ -168,30 +177,15 @@ Tensor Moe::forward(const Tensor& x, const ForwardContext& context) {
   TokenRows rows = rows_of(x, context);
   const Tensor balance = balance_of(routing, context, rows);
   if (balance_.kind == Balance::global) rows = {0, x.size(0)};
-  if (balance.defined()) {
-    const Tensor sum = Tensor::empty({1}, DType::f64, x.device());
-    balance_sum_kernel()({routing.probs, balance, rows, sum}, x.device());
-    double value = 0;
-    if (x.device().kind() != DeviceKind::meta) sum.to_host(&value);
-    balance_sum_ += value;
-  }
+  if (balance.defined())
+    balance_sum_kernel()({routing.probs, balance, rows, load_.narrow(0, 0, 1)}, x.device());
   const Tensor gates = route_gates(logits, routing, spec_.normalize, balance, rows);  // [T, k]
   const SlotOrder slots = sort_slots(routing.indices, spec_.experts);
-  const auto trip = dispatcher_->plan(slots.counts);
+  const auto trip = dispatcher_->plan(slots.counts, slots.order.numel(), load_.narrow(0, 1, 1));
   const Tensor here = trip->to_experts(spread_rows(x, slots));             // [R, H]
   const Tensor gate_up = grouped_linear(here, gate_up_, trip->offsets());  // [R, 2 I]
   const Tensor made = grouped_linear(swiglu(gate_up), down_, trip->offsets());
   return combine_rows(trip->from_experts(made), gates, slots);  // [T, H]
-}
-
-Tensor Moe::take_load() {
-  Tensor load = Tensor::zeros(load_.shape(), DType::f32, load_.device());
-  std::swap(load, load_);
-  return load;
-}
-
-double Moe::take_balance() {
-  return std::exchange(balance_sum_, 0.0);
 }
 
 }  // namespace tessera

@@ -28,8 +28,9 @@ class TokenDispatcher {
     // The way back, for what the experts made of them.
     virtual Tensor from_experts(const Tensor& rows) = 0;
   };
-  // counts: I32 [experts], this rank's rows for each.
-  virtual std::unique_ptr<Trip> plan(const Tensor& counts) = 0;
+  // counts: I32 [experts], how many of this rank's `rows` are for each. over: F64 [1], raised to the rows
+  // that one rank has for another where a buffer holds fewer: results are then wrong.
+  virtual std::unique_ptr<Trip> plan(const Tensor& counts, std::int64_t rows, const Tensor& over) = 0;
 };
 
 // All experts are here.
@@ -62,12 +63,12 @@ class Moe : public Body {
   void on_sequence_counts(std::function<void(const Tensor&)> sum) { sum_sequences_ = std::move(sum); }
   void set_observer(RoutingObserver* observer) { observer_ = observer; }
 
-  // Since the last call: slots sent to each expert by this rank's tokens (F32 [1, E]), and its share of the
-  // balance term.
-  Tensor take_load();
-  double take_balance();
-  // For Balance::global: the gradient of the term with respect to p, F32 [1, E], for the coming step.
-  void set_global_balance(Tensor balance) { global_balance_ = std::move(balance); }
+  // Where forward passes add up this rank's share of the layer's load, F64 [2 + E] (core/ops/expert_load.h):
+  // memory of its own, unless bound.
+  void bind_load(Tensor load) { load_ = std::move(load); }
+  // For Balance::global: the gradient of the term with respect to p, F32 [1, E], kept up to date by whoever
+  // bound it.
+  void bind_global_balance(Tensor balance) { global_balance_ = std::move(balance); }
   // For Balance::bias: F32 [E], what is added to p for choosing.
   Parameter* bias() { return bias_; }
 
@@ -86,9 +87,9 @@ class Moe : public Body {
   std::unique_ptr<TokenDispatcher> dispatcher_;
   std::function<void(const Tensor&)> sum_sequences_;
   RoutingObserver* observer_ = nullptr;
-  Tensor load_;  // F32 [1, E]
+  Tensor load_;  // F64 [2 + E]
   Tensor global_balance_;
-  double balance_sum_ = 0;
+  Tensor balance_factor_;  // F32 [1]: what counts are multiplied by, for Balance::sequence
 };
 
 }  // namespace tessera

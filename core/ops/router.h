@@ -46,7 +46,7 @@ Kernel<CountChoicesArgs>& count_choices_kernel();
 struct BalanceSumArgs {
   Tensor probs, balance;
   TokenRows rows;
-  Tensor out;  // f64 [1]: Σ over tokens and experts of p × balance of the token's row
+  Tensor out;  // f64 [1]: added to it: Σ over tokens and experts of p × balance of the token's row
 };
 Kernel<BalanceSumArgs>& balance_sum_kernel();
 

@@ -111,7 +111,7 @@ void run_balance_sum(const BalanceSumArgs& args, Workspace) {
     for (std::int64_t e = 0; e < experts; ++e)
       total += static_cast<double>(probs[e]) * static_cast<double>(balance[e]);
   }
-  *args.out.data<double>() = total;
+  *args.out.data<double>() += total;
 }
 
 const Register<RouteForward> register_forward(route_forward_kernel(),

@@ -145,7 +145,7 @@ __global__ void balance_total(const double* partial, double* out, std::int64_t n
   double total = 0;
   for (std::int64_t i = thread_index(); i < n; i += thread_count()) total += partial[i];
   total = block_sum(total, scratch);
-  if (thread_index() == 0) *out = total;
+  if (thread_index() == 0) *out += total;
 }
 
 const float* floats_or_null(const Tensor& x) {

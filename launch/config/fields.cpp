@@ -295,9 +295,10 @@ Section parallel_section() {
                 std::vector<std::pair<std::string, ContextMethod>>{{"all_gather", ContextMethod::all_gather},
                                                                    {"ulysses", ContextMethod::ulysses}},
                 "How attention sees a sequence spread over cp"),
-       number("expert_buffer", TESSERA_MEMBER(parallel.layout.expert_buffer), {.low = 0},
-              "Rows that one rank's experts may get, as a multiple of the even share; more stops the run; 0 "
-              "takes what comes"),
+       number(
+           "expert_buffer", TESSERA_MEMBER(parallel.layout.expert_buffer), {.low = 0},
+           "Rows that one rank may send another for its experts, as a multiple of the even share, 1 or more; "
+           "more stops the run, and ep holds any. 0: as many as come, of which the host reads the counts"),
        identity(
            auto_integer("reduce_groups", TESSERA_MEMBER(parallel.reduce_groups), most_ranks,
                         "Groups in which a step's gradients are summed; auto is dp of the first start, or "

@@ -99,10 +99,11 @@ class RankRun {
         if (part.gradient.defined())
           collector_.add(record_.gradients, part.name, part.global, part.row, part.column, part.gradient);
     engine_.update(subject_.lr, subject_.clip);
-    const StepReport report = engine_.next_report();
+    const EngineReport report = engine_.next_report();
+    if (!report.experts.overflow.empty()) fail("{}", report.experts.overflow);
     if (engine_.mesh().world().rank() == 0) {
       record_.losses.push_back(report.loss);
-      record_.balances.push_back(engine_.expert_load().balance);
+      record_.balances.push_back(report.experts.balance);
       record_.norms.push_back(report.norm);
     }
     if (step_ == 0)

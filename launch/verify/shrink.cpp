@@ -94,6 +94,8 @@ Small shrink(const Config& config, const ModelSpec& spec, const ParallelLayout& 
   const std::vector<std::int64_t> original =
       layout.layers.empty() ? split_layers(split_costs(spec, config.data.seq_len), chunks) : layout.layers;
   small.layout.layers = chunk_layers(original);
+  // A few tokens' load is less even than that of the config's.
+  if (layout.expert_buffer > 0) small.layout.expert_buffer = mesh.ep;
   Subject& subject = small.subject;
   subject.spec = small_spec(spec, layout, original, small.layout.layers, seq_len);
   subject.batch = small_batch(config, layout, seq_len);

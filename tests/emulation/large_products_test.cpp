@@ -57,7 +57,7 @@ TEST_F(Large, RouterBalance) {
   const Tensor indices = Tensor::empty({tokens, k}, DType::i32, device_);
   const Tensor counts = Tensor::empty({rows, experts}, DType::f32, device_);
   const Tensor probs = Tensor::empty({tokens / 64, experts}, DType::f32, device_);
-  const Tensor total = Tensor::empty({1}, DType::f64, device_);
+  const Tensor total = Tensor::zeros({1}, DType::f64, device_);
   put(indices, tokens * k - 1, std::int32_t{127});
   const emulation::OnlyBlocks few(emulation::first_middle_last);
   count_choices_kernel()({indices, {0, length}, counts}, device_);

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "parallel/comm/local.h"
 #include "tests/emulation/device.h"
 #include "tests/seed.h"
@@ -13,10 +15,16 @@ namespace {
 
 using emulation::EmulatedCudaDevice;
 
-class Steps : public testing::TestWithParam<const char*> {};
+struct Run {
+  const char* name;
+  const char* family;
+  Balance balance = Balance::none;
+};
+
+class Steps : public testing::TestWithParam<Run> {};
 
 TEST_P(Steps, RunWithoutAHostWait) {
-  const Subject subject = subject_of(GetParam(), true, 2, 2);
+  const Subject subject = subject_of(GetParam().family, true, 4, 2, GetParam().balance);
   run_local_ranks(1, [&](ProcessGroup& world) {
     EmulatedCudaDevice device({}, test_seed());
     Engine engine(subject.spec, device, world, {}, subject.model, subject.batch, subject.reduce_groups,
@@ -24,14 +32,29 @@ TEST_P(Steps, RunWithoutAHostWait) {
     std::vector<int> waits;
     const ShortRun run = run_shortly(subject, engine, [&](int) { waits.push_back(device.host_waits()); });
     EXPECT_EQ(waits.back(), waits[1]);  // the first step may wait, to set up
-    ASSERT_EQ(run.losses.size(), 3U);
-    for (const double loss : run.losses) EXPECT_GT(loss, 1);
-    for (const double norm : run.norms) EXPECT_GT(norm, 0);
+    ASSERT_EQ(run.reports.size(), 3U);
+    for (const EngineReport& report : run.reports) {
+      EXPECT_GT(report.loss, 1);
+      EXPECT_GT(report.norm, 0);
+      EXPECT_EQ(report.updated, 1);
+      double slots = 0;
+      for (const auto& layer : report.experts.slots)
+        slots += std::accumulate(layer.begin(), layer.end(), 0.0);
+      const double tokens = static_cast<double>(subject.batch.global_batch * subject.batch.seq_len);
+      EXPECT_EQ(slots, 2 * tokens * static_cast<double>(moe_layers(subject.spec)));
+      const bool term = GetParam().balance == Balance::sequence || GetParam().balance == Balance::global;
+      EXPECT_EQ(report.experts.balance > 0, term);
+    }
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Emulated, Steps, testing::Values("llama", "qwen3"),
-                         [](const auto& test) { return std::string(test.param); });
+INSTANTIATE_TEST_SUITE_P(Emulated, Steps,
+                         testing::Values(Run{"llama", "llama"}, Run{"qwen3", "qwen3"},
+                                         Run{"experts", "qwen3_moe"},
+                                         Run{"experts_by_sequence", "qwen3_moe", Balance::sequence},
+                                         Run{"experts_by_batch", "qwen3_moe", Balance::global},
+                                         Run{"experts_by_bias", "qwen3_moe", Balance::bias}),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 // A message that is read before its event has come is not there yet.
 TEST(Mailbox, HoldsNothingBeforeItsEvent) {

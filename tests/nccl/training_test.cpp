@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
+#include "launch/batches.h"
+#include "parallel/comm/local.h"
 #include "parallel/comm/nccl.h"
 #include "tests/emulation/device.h"
 #include "tests/nccl/stub.h"
@@ -60,7 +64,53 @@ TEST(NcclLayouts, ExpertsTrainAsThreadsDo) {
   ParallelLayout layout;
   layout.mesh.dp = layout.mesh.ep = 2;
   layout.zero = 2;
-  expect_same_training(small("qwen3_moe", 4), layout);
+  for (const double buffer : {0, 2}) {
+    layout.expert_buffer = buffer;
+    expect_same_training(small("qwen3_moe", 4), layout);
+  }
+}
+
+// How often the host of a rank waits in its third step, where experts are dealt out over two.
+int host_waits(double expert_buffer, Balance balance) {
+  nccl_stub::reset();
+  const Subject subject = subject_of("qwen3_moe", true, 4, 2, balance);
+  ParallelLayout layout;
+  layout.mesh.dp = layout.mesh.ep = 2;
+  layout.expert_buffer = expert_buffer;
+  std::array<int, 2> waits{};
+  run_local_ranks(2, [&](ProcessGroup& host) {
+    emulation::EmulatedCudaDevice device({host.rank()}, test_seed());
+    const auto world = make_nccl_group(host, device);
+    Engine engine(subject.spec, device, *world, layout, subject.model, subject.batch, subject.reduce_groups,
+                  subject.optimizer);
+    engine.initialize(subject.seed);
+    int before = 0;
+    for (int step = 0; step < 3; ++step) {
+      before = device.host_waits();
+      const auto load = [&](std::size_t i) {
+        const auto first = static_cast<std::uint64_t>(step * subject.batch.global_batch);
+        const Sample sample = draw_sample(subject, first + 2 * i + static_cast<std::uint64_t>(host.rank()));
+        return make_batch(std::span(&sample, 1), subject.document_mask, device);
+      };
+      engine.run_step(load, subject.batch.global_batch * subject.batch.seq_len);
+      engine.update(subject.lr, subject.clip);
+    }
+    waits[static_cast<std::size_t>(host.rank())] = device.host_waits() - before;
+    while (engine.reports_waiting() > 0) {
+      const EngineReport report = engine.next_report();
+      EXPECT_EQ(report.updated, 1);
+      EXPECT_EQ(report.experts.overflow, "");
+    }
+  });
+  for (const std::string& fault : nccl_stub::faults()) ADD_FAILURE() << fault;
+  EXPECT_EQ(waits[0], waits[1]);
+  return waits[0];
+}
+
+TEST(NcclLayouts, ExpertsInBoundedBuffersDoNotMakeTheHostWait) {
+  for (const Balance balance : {Balance::none, Balance::sequence, Balance::global, Balance::bias})
+    EXPECT_EQ(host_waits(2, balance), 0);
+  EXPECT_GT(host_waits(0, Balance::none), 0) << "counts are read on the host";
 }
 
 TEST(NcclLayouts, CutModelsTrainAsThreadsDo) {

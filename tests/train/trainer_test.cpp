@@ -10,6 +10,7 @@
 
 #include "checkpoint/model_source.h"
 #include "checkpoint/publish.h"
+#include "checkpoint/retention.h"
 #include "checkpoint/store.h"
 #include "core/base/io.h"
 #include "core/tensor/device.h"
@@ -85,6 +86,28 @@ TEST_F(Training, BitsDependOnNeitherRanksNorThreads) {
   train("groups", 1,
         {"parallel.reduce_groups=1"});  // another order of sums: other bits, or the test sees nothing
   EXPECT_NE(state("groups"), reference);
+}
+
+// Loads of a new router are not even: buffers for an even load have no room, whatever is to be done about
+// numbers that are not finite.
+TEST_F(Training, EndsWhereRowsFindNoRoomOnTheirWayToExperts) {
+  const std::vector<std::string> experts{"model.family=qwen3_moe",
+                                         "model.num_local_experts=4",
+                                         "model.num_experts_per_tok=2",
+                                         "model.norm_topk_prob=true",
+                                         "parallel.ep=2",
+                                         "optimizer.on_nonfinite=skip",
+                                         "model.moe_intermediate_size=12"};
+  const auto with = [&](const std::string& buffer) {
+    std::vector<std::string> all = experts;
+    all.push_back("parallel.expert_buffer=" + buffer);
+    return all;
+  };
+  train("tight", 2, with("1"), ExitCode::numbers_suspect);
+  EXPECT_TRUE(list_checkpoints(folder / "tight").empty());
+  train("roomy", 2, with("2"));
+  train("counted", 2, with("0"));
+  EXPECT_EQ(state("roomy"), state("counted"));
 }
 
 TEST_F(Training, ResumesWithTheSameBitsOnOtherRanks) {

@@ -4,6 +4,7 @@
 
 #include "core/nn/model.h"
 #include "core/tensor/device.h"
+#include "launch/estimate.h"
 #include "tests/verify/subjects.h"
 
 namespace tessera::verify {
@@ -175,6 +176,59 @@ TEST(BytesOfAStep, ExpertParallel) {
   const double counts = layers * static_cast<double>(microbatches) * 4 * 4;  // four experts' I32
   const Bytes sent = bytes_of_a_step(subject, layout, &one.choices);
   EXPECT_EQ(sent.at("ep all_to_all"), away * n.hidden * 4 * 4 + counts);
+}
+
+// With buffers of a fixed size it does not matter where rows go: each rank sends each other one B of them.
+TEST(BytesOfAStep, ExpertParallelInBoundedBuffers) {
+  Subject subject = subject_of("qwen3_moe", false);
+  subject.model.balance.kind = Balance::none;
+  const Sizes n(subject);
+  const double rows = n.tokens * 2;  // each token sees two experts
+  const Choices even = even_choices(subject);
+  const double layers = static_cast<double>(moe_layers(subject.spec));
+  for (const double e : {2.0, 4.0})
+    for (const double factor : {1.7, e}) {
+      ParallelLayout layout = mesh(1, static_cast<int>(e), 1, 1);
+      layout.mesh.ep = static_cast<int>(e);
+      layout.expert_buffer = factor;
+      const double buffer = std::min(rows, std::ceil(factor * rows / e));
+      const double moves = 4 * (e - 1) * layers * n.microbatches * buffer * n.hidden * 4;
+      const double counts = (e - 1) / e * layers * n.microbatches * 8 * 4;  // of eight experts, I32
+      EXPECT_EQ(bytes_of_a_step(subject, layout, &even).at("ep all_to_all"), moves + counts)
+          << e << ", " << factor;
+    }
+  // Where an expert's channels are cut, every rank of it gets all rows, and sums what ranks make of its own.
+  ParallelLayout layout = mesh(1, 1, 1, 4);
+  layout.mesh.ep = layout.mesh.etp = 2;
+  layout.expert_buffer = 1.7;
+  const double own = rows / 4;
+  const double buffer = std::min(own, std::ceil(1.7 * own / 2));
+  const Bytes sent = bytes_of_a_step(subject, layout, &even);
+  // Four ranks share the tokens of a microbatch: each sends one other rank its buffer, then two buffers.
+  EXPECT_EQ(sent.at("ep all_to_all"), 4 * layers * n.microbatches * (4 * buffer * n.hidden * 4 + 4 * 4));
+  EXPECT_EQ(sent.at("etp reduce_scatter"), 4 * layers * n.microbatches * 2 * (2 * buffer) * n.hidden * 4);
+}
+
+// What an experts' layer keeps for backward grows with its buffers: a row's input and hidden sizes, gate, up
+// and their product. Beside them no more than the same again is there for a while, for one layer.
+TEST(MemoryOfARank, CountsBoundedBuffersOfExperts) {
+  Subject subject = subject_of("qwen3_moe", false, 8, 2);
+  subject.batch.micro_batch = 4;
+  ParallelLayout layout = mesh(1, 4, 1, 1);
+  layout.mesh.ep = 4;
+  const auto estimate = [&](double factor) {
+    layout.expert_buffer = factor;
+    return static_cast<double>(estimate_memory(subject.spec, subject.model, layout, subject.batch,
+                                               plan_reduce_groups(16, 4, 4, 4, 0)));
+  };
+  const Sizes n(subject);
+  const double rows = n.tokens * 2;
+  const double of_row = (n.hidden + 3 * 20) * 4;
+  const double kept = static_cast<double>(moe_layers(subject.spec)) * 2 * rows * of_row;
+  const double growth = estimate(4) - estimate(2);  // of buffers, by two shares of each of four ranks' rows
+  EXPECT_GT(growth, kept);
+  EXPECT_LT(growth, kept + 2 * 2 * rows * of_row);
+  EXPECT_EQ(estimate(4), estimate(5)) << "a factor of ep holds any rows";
 }
 
 // A model large beside its activations; four ranks, a microbatch each.

@@ -28,6 +28,34 @@ INSTANTIATE_TEST_SUITE_P(Models, Layouts,
                            return std::string(tested.param.first) + (tested.param.second ? "Tied" : "Untied");
                          });
 
+// Rows come to their experts in the same order, whether their counts are read on the host or not.
+TEST(Experts, BoundedBuffersGiveTheBitsOfCountedOnes) {
+  Subject subject = subject_of("qwen3_moe", false);
+  const Choices even = even_choices(subject);
+  const auto compute = [&](const ParallelLayout& layout) {
+    const Record record = run(subject, layout, &even);
+    std::map<std::string, std::vector<float>> all{{"losses", {record.losses.begin(), record.losses.end()}},
+                                                  {"norms", {record.norms.begin(), record.norms.end()}}};
+    for (const auto& [name, whole] : record.gradients) all["gradient of " + name] = whole.values;
+    for (const auto& [name, whole] : record.weights) all[name] = whole.values;
+    return all;
+  };
+  for (const MeshShape& mesh :
+       {MeshShape{1, 2, 1, 1, 2, 1}, MeshShape{1, 1, 1, 2, 1, 2}, MeshShape{2, 2, 1, 2, 2, 2}}) {
+    ParallelLayout layout;
+    layout.mesh = mesh;
+    layout.schedule = mesh.pp > 1 ? ScheduleKind::zero_bubble : ScheduleKind::one_f_one_b;
+    subject.model.recompute = mesh.dp > 1 ? Recompute::full : Recompute::none;
+    const auto counted = compute(layout);
+    for (const double factor : {1.6, 2.0}) {
+      layout.expert_buffer = factor;
+      const auto bounded = compute(layout);
+      ASSERT_EQ(bounded.size(), counted.size());
+      for (const auto& [name, values] : counted) EXPECT_EQ(bounded.at(name), values) << text(layout) << name;
+    }
+  }
+}
+
 TEST(Experts, LossAndBalanceAreReportedAlikeUnderAnyLayout) {
   const Subject subject = subject_of("qwen3_moe", false);
   const Record one = run(subject, {});

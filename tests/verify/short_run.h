@@ -2,6 +2,8 @@
 // for.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <functional>
 #include <span>
 #include <vector>
@@ -13,9 +15,21 @@ namespace tessera::verify {
 
 // What a rank saw, and what it holds in the end.
 struct ShortRun {
-  std::vector<double> losses, norms;  // by step
+  std::vector<EngineReport> reports;  // by step
   std::vector<float> weights;
 };
+
+// Whether two runs did the same, to the bit.
+inline void expect_same(const ShortRun& run, const ShortRun& other) {
+  ASSERT_EQ(run.reports.size(), other.reports.size());
+  for (std::size_t i = 0; i < run.reports.size(); ++i) {
+    EXPECT_EQ(run.reports[i].loss, other.reports[i].loss) << "step " << i;
+    EXPECT_EQ(run.reports[i].norm, other.reports[i].norm) << "step " << i;
+    EXPECT_EQ(run.reports[i].experts.slots, other.reports[i].experts.slots) << "step " << i;
+    EXPECT_EQ(run.reports[i].experts.balance, other.reports[i].experts.balance) << "step " << i;
+  }
+  EXPECT_EQ(run.weights, other.weights);
+}
 
 // Microbatches are of one sequence. `begins` is called before each step, and with their number after the
 // last.
@@ -35,11 +49,7 @@ inline ShortRun run_shortly(
   }
   begins(subject.steps);
   ShortRun run;
-  while (engine.reports_waiting() > 0) {
-    const StepReport report = engine.next_report();
-    run.losses.push_back(report.loss);
-    run.norms.push_back(report.norm);
-  }
+  while (engine.reports_waiting() > 0) run.reports.push_back(engine.next_report());
   for (const Engine::Owned& part : engine.held()) {
     const std::size_t before = run.weights.size();
     run.weights.resize(before + static_cast<std::size_t>(part.weight.numel()));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -54,6 +55,26 @@ inline Subject subject_of(const std::string& family, bool tied, int heads = 8, i
   return subject;
 }
 
+// Choices for three steps that load two experts a token about evenly: they fit into smaller buffers than a
+// new router's do.
+inline Choices even_choices(const Subject& subject) {
+  Choices all;
+  const std::int64_t microbatches = 3 * subject.batch.microbatches();
+  for (std::size_t i = 0; i < subject.spec.layers.size(); ++i)
+    for (const CellSpec& cell : subject.spec.layers[i]) {
+      const auto* moe = std::get_if<MoeSpec>(&cell.body);
+      for (std::int64_t m = 0; moe != nullptr && m < microbatches; ++m) {
+        auto& chosen = all[{"layers." + std::to_string(i) + ".ffn", m}];
+        for (std::int64_t t = 0; t < subject.batch.micro_batch * subject.batch.seq_len; ++t) {
+          const std::int64_t first = (3 * t + m) % moe->experts;
+          chosen.push_back(static_cast<std::int32_t>(first));
+          chosen.push_back(static_cast<std::int32_t>((first + 1 + t % 3) % moe->experts));
+        }
+      }
+    }
+  return all;
+}
+
 // What may go together wrong: a layout's value on each axis and switch.
 inline std::vector<std::string> features(const ParallelLayout& layout) {
   const MeshShape& mesh = layout.mesh;
@@ -64,6 +85,7 @@ inline std::vector<std::string> features(const ParallelLayout& layout) {
   if (mesh.pp > 1) list.push_back(name_of(layout.schedule));
   if (mesh.cp > 1) list.push_back(name_of(layout.context));
   if (mesh.tp > 2) list.push_back("more tp than KV heads");
+  if (mesh.ep * mesh.etp > 1) list.push_back(layout.expert_buffer > 0 ? "bounded" : "counted");
   return list;
 }
 
@@ -109,8 +131,14 @@ class Bench {
     return compare(subject_, layout, one_, run(subject_, layout, &one_.choices));
   }
   const Subject& subject() const { return subject_; }
+  // Half of those that deal out experts with buffers of a fixed size, as large as rows can need; which half
+  // has nothing to do with the other axes.
   std::vector<ParallelLayout> layouts(int ranks) const {
-    return all_layouts({}, subject_.spec, subject_.batch, ranks);
+    std::vector<ParallelLayout> all = all_layouts({}, subject_.spec, subject_.batch, ranks);
+    for (std::size_t i = 0; i < all.size(); ++i)
+      if (all[i].mesh.ep * all[i].mesh.etp > 1 && std::popcount(i) % 2 == 0)
+        all[i].expert_buffer = all[i].mesh.ep;
+    return all;
   }
 
  private:

@@ -1,0 +1,141 @@
+// Buffers between ranks with experts: what happens where rows find no room.
+
+#include <gtest/gtest.h>
+
+#include <array>
+
+#include "core/base/error.h"
+#include "core/tensor/device.h"
+#include "launch/batches.h"
+#include "parallel/comm/local.h"
+#include "tests/verify/subjects.h"
+
+namespace tessera::verify {
+namespace {
+
+// All tokens to experts 0 and 1, which the first rank has.
+class ToTheFirst : public RoutingObserver {
+ public:
+  explicit ToTheFirst(std::string layer) : layer_(std::move(layer)) {}
+  Tensor choose(const std::string& layer, std::int64_t, const Tensor&, const Tensor& chosen) override {
+    if (layer != layer_) return chosen;
+    std::vector<std::int32_t> all;
+    for (std::int64_t t = 0; t < chosen.size(0); ++t) all.insert(all.end(), {0, 1});
+    return Tensor::from_host(all.data(), chosen.shape(), DType::i32, chosen.device());
+  }
+
+ private:
+  std::string layer_;
+};
+
+struct Outcome {
+  std::vector<EngineReport> reports;
+  bool moved = false;      // a weight, or what is not trained
+  std::string evaluation;  // what it throws
+};
+
+std::vector<float> weights_of(const Engine& engine) {
+  std::vector<float> all;
+  for (const Engine::Owned& part : engine.held()) {
+    std::vector<float> values(static_cast<std::size_t>(part.weight.numel()));
+    part.weight.to_host(values.data());
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
+
+// Two steps, of which the router is as `balance` has it but for layer 2's; 32 rows on each rank. Both ranks
+// must say the same.
+Outcome train(double buffer, Balance balance) {
+  const Subject subject = subject_of("qwen3_moe", false, 4, 2, balance);
+  ParallelLayout layout;
+  layout.mesh.dp = layout.mesh.ep = 2;
+  layout.expert_buffer = buffer;
+  std::array<Outcome, 2> outcomes;
+  try {
+    run_local_ranks(2, [&](ProcessGroup& world) {
+      Outcome& mine = outcomes[static_cast<std::size_t>(world.rank())];
+      const auto device = make_device(DeviceKind::cpu, {0, 1});
+      Engine engine(subject.spec, *device, world, layout, subject.model, subject.batch, subject.reduce_groups,
+                    subject.optimizer);
+      engine.initialize(1);
+      ToTheFirst observer("layers.2.ffn");
+      for (Moe* moe : engine.experts()) moe->set_observer(&observer);
+      const std::vector<float> before = weights_of(engine);
+      const auto load = [&](std::size_t i) {
+        const Sample sample = draw_sample(subject, 2 * i + static_cast<std::uint64_t>(world.rank()));
+        return make_batch(std::span(&sample, 1), subject.document_mask, *device);
+      };
+      for (int step = 0; step < 2; ++step) {
+        engine.run_step(load, 64);
+        engine.update(subject.lr, subject.clip);
+        mine.reports.push_back(engine.next_report());
+      }
+      mine.moved = weights_of(engine) != before;
+      engine.evaluate(load(0));
+    });
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::numbers_suspect);
+    outcomes[0].evaluation = e.what();
+  }
+  EXPECT_EQ(outcomes[0].moved, outcomes[1].moved);
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(outcomes[0].reports.at(i).updated, outcomes[1].reports.at(i).updated);
+    EXPECT_EQ(outcomes[0].reports.at(i).experts.overflow, outcomes[1].reports.at(i).experts.overflow);
+  }
+  return outcomes[0];
+}
+
+const char* const says =
+    "layers.2.ffn: one rank has 32 rows for another's experts, and parallel.expert_buffer 1.7 holds 28; "
+    "nothing was updated: raise it to at least 2, or to ep 2, which holds any";
+
+class Buffers : public testing::TestWithParam<Balance> {};
+
+TEST_P(Buffers, WithoutRoomNothingMovesAndTheLayerIsNamed) {
+  const Outcome outcome = train(1.7, GetParam());
+  EXPECT_FALSE(outcome.moved);
+  for (const EngineReport& report : outcome.reports) {
+    EXPECT_EQ(report.updated, 0);
+    EXPECT_EQ(report.experts.overflow, says);
+  }
+  EXPECT_NE(outcome.evaluation.find("layers.2.ffn: one rank has 32 rows"), std::string::npos)
+      << outcome.evaluation;
+}
+
+TEST_P(Buffers, OfAFactorOfEpHoldAnyRows) {
+  const Outcome outcome = train(2, GetParam());
+  EXPECT_TRUE(outcome.moved);
+  EXPECT_EQ(outcome.evaluation, "");
+  for (const EngineReport& report : outcome.reports) {
+    EXPECT_EQ(report.updated, 1);
+    EXPECT_EQ(report.experts.overflow, "");
+    EXPECT_EQ(report.experts.slots.at(1).at(0), 64);  // layer 1 has no experts
+  }
+}
+
+std::string name_of_balance(const testing::TestParamInfo<Balance>& test) {
+  constexpr const char* names[] = {"None", "Sequence", "Global", "Bias"};
+  return names[static_cast<int>(test.param)];
+}
+
+INSTANTIATE_TEST_SUITE_P(Balances, Buffers,
+                         testing::Values(Balance::none, Balance::sequence, Balance::global, Balance::bias),
+                         name_of_balance);
+
+TEST(BufferFactors, SmallerThanAnEvenLoadAreRefused) {
+  const Subject subject = subject_of("qwen3_moe", false, 4, 2);
+  LayoutRequest request;
+  request.mesh.ep = 2;
+  request.expert_buffer = 0.9;
+  try {
+    plan_layout(request, subject.spec, subject.batch, 2);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::usage);
+    EXPECT_TRUE(std::string(e.what()).starts_with("parallel.expert_buffer 0.9 ")) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace tessera::verify
