@@ -181,8 +181,9 @@ class BoundedTrip : public TokenDispatcher::Trip {
     return permute_rows(here, arrived_.to_slot, arrived_.from_slot);  // [etp ep B, H]
   }
   Tensor from_experts(const Tensor& rows) override {
-    const bool lost = mutant("expert_rows_to_wrong_places");
-    const Tensor here = lost ? rows : permute_rows(rows, arrived_.from_slot, arrived_.to_slot);
+    // The fault: compact rows go back as if they were in the slots in which they came.
+    const bool lost = mutant("bounded_rows_to_wrong_places");
+    const Tensor here = permute_rows(rows, lost ? arrived_.to_slot : arrived_.from_slot, arrived_.to_slot);
     const Tensor back = exchange_rows(sum_own_rows(here, rows_, etp_), each_, each_, ep_);
     return permute_rows(back, sent_.to_slot, sent_.from_slot);
   }

@@ -72,7 +72,7 @@ layouts() {
     "$tree/tessera" verify configs/llama-3.2-1b.yaml "parallel={$two}" --device "$device" --precision bf16 >"$work/two" || faults=1
     tail -4 "$work/two"
   done
-  for four in "tp: 2, zero: 3" "pp: 2, cp: 2" "pp: 2, tp: 2, schedule: zero_bubble" "cp: 2, tp: 2" "ep: 4, zero: 2"; do
+  for four in "tp: 2, zero: 3" "pp: 2, cp: 2" "pp: 2, tp: 2, schedule: zero_bubble" "cp: 2, tp: 2" "ep: 4, zero: 2" "ep: 2, etp: 2, expert_buffer: 2"; do
     "$tree/tessera" verify configs/qwen3-30b-a3b.yaml "parallel={$four}" --ranks 4 --device "$device" >"$work/four" || faults=1
     tail -4 "$work/four"
   done

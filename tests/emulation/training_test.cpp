@@ -53,6 +53,10 @@ TEST_P(Training, OnFourThreadRanks) {
   layout.mesh.dp = 2;
   layout.mesh.tp = 2;
   layout.zero = 2;
+  if (moe_layers(subject.spec) > 0) {
+    layout.mesh.ep = layout.mesh.etp = 2;
+    layout.expert_buffer = 2;
+  }
   expect_same_training(subject, layout);
 }
 

@@ -13,19 +13,23 @@
 namespace tessera::verify {
 namespace {
 
-// All tokens to experts 0 and 1, which the first rank has.
-class ToTheFirst : public RoutingObserver {
+// Tokens evenly to four experts, of which a rank has two; but all of one rank's, in one layer, to one other.
+class Crowding : public RoutingObserver {
  public:
-  explicit ToTheFirst(std::string layer) : layer_(std::move(layer)) {}
+  Crowding(std::string layer, bool crowds) : layer_(std::move(layer)), crowds_(crowds) {}
   Tensor choose(const std::string& layer, std::int64_t, const Tensor&, const Tensor& chosen) override {
-    if (layer != layer_) return chosen;
     std::vector<std::int32_t> all;
-    for (std::int64_t t = 0; t < chosen.size(0); ++t) all.insert(all.end(), {0, 1});
+    for (std::int32_t t = 0; t < chosen.size(0); ++t) {
+      const bool crowd = crowds_ && layer == layer_;
+      all.push_back(crowd ? 0 : t % 4);
+      all.push_back(crowd ? 1 : (t + 2) % 4);
+    }
     return Tensor::from_host(all.data(), chosen.shape(), DType::i32, chosen.device());
   }
 
  private:
   std::string layer_;
+  bool crowds_;
 };
 
 struct Outcome {
@@ -44,26 +48,30 @@ std::vector<float> weights_of(const Engine& engine) {
   return all;
 }
 
-// Two steps, of which the router is as `balance` has it but for layer 2's; 32 rows on each rank. Both ranks
-// must say the same.
+// Two steps on four ranks with 32 rows each, of which two and two share the experts. The last rank crowds
+// layer
+// 2. All ranks must say the same.
 Outcome train(double buffer, Balance balance) {
   const Subject subject = subject_of("qwen3_moe", false, 4, 2, balance);
+  constexpr int ranks = 4;
   ParallelLayout layout;
-  layout.mesh.dp = layout.mesh.ep = 2;
+  layout.mesh.dp = ranks;
+  layout.mesh.ep = 2;
   layout.expert_buffer = buffer;
-  std::array<Outcome, 2> outcomes;
+  std::array<Outcome, ranks> outcomes;
+  std::string evaluation;
   try {
-    run_local_ranks(2, [&](ProcessGroup& world) {
+    run_local_ranks(ranks, [&](ProcessGroup& world) {
       Outcome& mine = outcomes[static_cast<std::size_t>(world.rank())];
       const auto device = make_device(DeviceKind::cpu, {0, 1});
       Engine engine(subject.spec, *device, world, layout, subject.model, subject.batch, subject.reduce_groups,
                     subject.optimizer);
       engine.initialize(1);
-      ToTheFirst observer("layers.2.ffn");
+      Crowding observer("layers.2.ffn", world.rank() == ranks - 1);
       for (Moe* moe : engine.experts()) moe->set_observer(&observer);
       const std::vector<float> before = weights_of(engine);
-      const auto load = [&](std::size_t i) {
-        const Sample sample = draw_sample(subject, 2 * i + static_cast<std::uint64_t>(world.rank()));
+      const auto load = [&](std::size_t) {
+        const Sample sample = draw_sample(subject, static_cast<std::uint64_t>(world.rank()));
         return make_batch(std::span(&sample, 1), subject.document_mask, *device);
       };
       for (int step = 0; step < 2; ++step) {
@@ -72,17 +80,21 @@ Outcome train(double buffer, Balance balance) {
         mine.reports.push_back(engine.next_report());
       }
       mine.moved = weights_of(engine) != before;
+      world.barrier();
       engine.evaluate(load(0));
     });
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ExitCode::numbers_suspect);
-    outcomes[0].evaluation = e.what();
+    evaluation = e.what();
   }
-  EXPECT_EQ(outcomes[0].moved, outcomes[1].moved);
-  for (std::size_t i = 0; i < 2; ++i) {
-    EXPECT_EQ(outcomes[0].reports.at(i).updated, outcomes[1].reports.at(i).updated);
-    EXPECT_EQ(outcomes[0].reports.at(i).experts.overflow, outcomes[1].reports.at(i).experts.overflow);
+  for (const Outcome& one : outcomes) {
+    EXPECT_EQ(one.moved, outcomes[0].moved);
+    for (std::size_t i = 0; i < 2; ++i) {
+      EXPECT_EQ(one.reports.at(i).updated, outcomes[0].reports.at(i).updated);
+      EXPECT_EQ(one.reports.at(i).experts.overflow, outcomes[0].reports.at(i).experts.overflow);
+    }
   }
+  outcomes[0].evaluation = evaluation;
   return outcomes[0];
 }
 
@@ -110,7 +122,7 @@ TEST_P(Buffers, OfAFactorOfEpHoldAnyRows) {
   for (const EngineReport& report : outcome.reports) {
     EXPECT_EQ(report.updated, 1);
     EXPECT_EQ(report.experts.overflow, "");
-    EXPECT_EQ(report.experts.slots.at(1).at(0), 64);  // layer 1 has no experts
+    EXPECT_EQ(report.experts.slots.at(1), (std::vector<double>{40, 40, 24, 24}));  // layer 1 has no experts
   }
 }
 

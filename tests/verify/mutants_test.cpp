@@ -30,6 +30,13 @@ ParallelLayout mesh(int pp, int dp, int cp, int tp, int ep = 1, int etp = 1, int
   return layout;
 }
 
+// Experts over two ranks, in buffers of a fixed size.
+ParallelLayout bounded() {
+  ParallelLayout layout = mesh(1, 2, 1, 1, 2);
+  layout.expert_buffer = 2;
+  return layout;
+}
+
 std::vector<Mutant> mutants() {
   const auto ulysses = ContextMethod::ulysses;
   return {
@@ -59,6 +66,7 @@ std::vector<Mutant> mutants() {
       {"new_weights_not_published", "qwen3", mesh(1, 2, 1, 1, 1, 1, 1), "embedding"},
       {"decay_on_norms", "qwen3", mesh(1, 2, 1, 1, 1, 1, 2), "layers.0.attention_norm.weight"},
       {"expert_rows_to_wrong_places", "qwen3_moe", mesh(1, 2, 1, 1, 2), "layers.0.ffn"},
+      {"bounded_rows_to_wrong_places", "qwen3_moe", bounded(), "layers.0.ffn"},
       {"expert_sum_doubled", "qwen3_moe", mesh(1, 1, 1, 2, 1, 2), "layers.0.ffn"},
       {"experts_not_reduced", "qwen3_moe", mesh(1, 2, 1, 1), "layers.7.ffn.experts"},
       {"balance_scaled_by_ranks", "qwen3_moe", mesh(1, 2, 1, 1), "balance term"},
