@@ -122,6 +122,37 @@ OpCase padded_case() {
           .terms = 15};
 }
 
+// An index of −1 is a row of zeros, not the row before the first: here there is one.
+OpCase gather_case() {
+  constexpr std::int64_t n = 8;
+  return {.name = "gather_rows_of_none",
+          .inputs = {{"x", {4, n}}, {.name = "scale", .shape = {3}, .always_f32 = true}},
+          .parameters = {},
+          .op =
+              [](Inputs x, Weights) {
+                Device& device = x[0].device();
+                const std::int32_t at[] = {2, -1, 0, -1};
+                const Tensor index = Tensor::from_host(at, {4}, DType::i32, device);
+                const Tensor plain = Tensor::empty({4, n}, x[0].dtype(), device);
+                const Tensor scaled = Tensor::empty({4, n}, x[0].dtype(), device);
+                gather_rows_kernel()({x[0].narrow(0, 1, 3), index, plain, {}, 1}, device);
+                gather_rows_kernel()({x[0].narrow(0, 1, 3), index, scaled, x[1], 1}, device);
+                return Tensors{plain, scaled};
+              },
+          .reference =
+              [](Values v) {
+                Array plain(4 * n), scaled(4 * n);
+                for (std::size_t i = 0; i < n; ++i) {
+                  plain[i] = v[0][3 * n + i];
+                  plain[2 * n + i] = v[0][n + i];
+                  scaled[i] = plain[i] * v[1][2];
+                  scaled[2 * n + i] = plain[2 * n + i] * v[1][0];
+                }
+                return Arrays{plain, scaled};
+              },
+          .differentiable = false};
+}
+
 // Two ranks' loads of three layers with four experts, and what is done by them. Layer 1 lacked room.
 OpCase loads_case() {
   constexpr std::int64_t layers = 3, experts = 4;
@@ -218,7 +249,8 @@ std::vector<OpCase> row_layout_cases() {
           // The second source has 11 rows for its 6 slots, the third as many as slots.
           layout_case("lay_out_rows_over", {3, 2, 1, 6, {2, 1, 4, 7, 0, 6}}, 10),
           layout_case("lay_out_rows_of_one_group", {4, 1, 3, 7, {1, 0, 2, 3, 3, 3, 0, 0, 0, 5, 0, 1}}, 99),
-          layout_case("lay_out_rows_of_many", many(), 0), padded_case(), loads_case(), count_case()};
+          layout_case("lay_out_rows_of_many", many(), 0), gather_case(), padded_case(), loads_case(),
+          count_case()};
 }
 
 }  // namespace tessera::testing_ops
