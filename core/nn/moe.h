@@ -23,9 +23,10 @@ class TokenDispatcher {
     virtual ~Trip() = default;
     // I32 [experts here + 1]: where each expert's rows begin.
     virtual const Tensor& offsets() const = 0;
-    // [rows, H], sorted, of this rank's tokens, to [rows here, H] by expert. Recorded.
+    // [rows, H], sorted, of this rank's tokens, to [rows here, H] by expert; what a buffer holds beyond the
+    // last expert's rows is zero. Recorded.
     virtual Tensor to_experts(const Tensor& rows) = 0;
-    // The way back, for what the experts made of them.
+    // The way back, for what the experts made of them; beyond the last expert's rows nothing is read.
     virtual Tensor from_experts(const Tensor& rows) = 0;
   };
   // counts: I32 [experts], how many of this rank's `rows` are for each. over: F64 [1], raised to the rows
