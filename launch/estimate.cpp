@@ -11,6 +11,7 @@
 #include "core/ops/linear.h"
 #include "core/tensor/device.h"
 #include "parallel/comm/null.h"
+#include "parallel/context.h"
 #include "parallel/experts.h"
 #include "parallel/pipeline/split.h"
 
@@ -42,7 +43,7 @@ std::size_t activation_bytes(Model& model, const ParallelLayout& layout, const B
   device.reset_peak();
   const std::size_t before = device.memory().peak;
   const Tensor ids = Tensor::empty({batch.micro_batch, batch.seq_len / layout.mesh.cp}, DType::i32, device);
-  const Batch one{ids, ids, ids, ids};
+  const Batch one{ids, ids, batch.document_mask ? ids : Tensor(), ids};
   if (model.head() != nullptr) {
     const Tensor loss = model.loss(one, Tensor::empty({1}, DType::f32, device));
     const Tensor gradient = Tensor::empty(loss.shape(), loss.dtype(), device);
@@ -55,49 +56,66 @@ std::size_t activation_bytes(Model& model, const ParallelLayout& layout, const B
   return device.memory().peak - before;
 }
 
+// One microbatch through what one rank holds of these chunks' first, forward and back. Rank 0 of those that
+// share a sequence has its end, which attends to most. Where experts' buffers are unbounded, with all experts
+// here: as many rows meet them as leave for other ranks.
+std::size_t dry_run(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
+                    const BatchShape& batch, const std::vector<std::int64_t>& chunks, Device& meta) {
+  const MeshShape& mesh = layout.mesh;
+  const ExpertBuffer buffer{layout.expert_buffer};
+  const bool bounded = buffer.bounded() && mesh.ep * mesh.etp > 1;
+  const ModelPlace place{{0, mesh.tp}, {0, bounded ? mesh.ep : 1}, {0, mesh.etp}};
+  Model model(spec, meta, options, pipeline_parts(spec, chunks, place)[0]);
+  const auto cp = make_null_group(mesh.cp);
+  const auto ep = make_null_group(mesh.ep);
+  const auto etp = make_null_group(mesh.etp);
+  for (Module* module : model.modules()) {
+    if (auto* attention = dynamic_cast<Attention*>(module); attention != nullptr && mesh.cp > 1)
+      attention->set_mixer(context_mixer(layout.context, *cp));
+    if (auto* moe = dynamic_cast<Moe*>(module); moe != nullptr && bounded)
+      moe->set_dispatcher(expert_dispatcher(*ep, *etp, buffer));
+  }
+  return activation_bytes(model, layout, batch);
+}
+
 }  // namespace
 
 std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
-                            const BatchShape& batch, const ReduceGroups& groups, std::size_t chunk_bytes) {
-  const auto device = make_device(DeviceKind::meta, {.chunk_bytes = chunk_bytes});
+                            const BatchShape& batch, const ReduceGroups& groups, Device* device) {
+  const DeviceOptions as{
+      .chunk_bytes = device != nullptr ? device->chunk_bytes() : DeviceOptions().chunk_bytes,
+      .stands_for = device};
+  const auto meta = make_device(DeviceKind::meta, as);
   const MeshShape& mesh = layout.mesh;
   const int chunks = mesh.pp * layout.virtual_stages;
   const auto counts =
       layout.layers.empty() ? split_layers(split_costs(spec, batch.seq_len), chunks) : layout.layers;
   const ModelPlace place{{0, mesh.tp}, {0, mesh.ep}, {0, mesh.etp}};
-  Model model(spec, *device, options, pipeline_parts(spec, counts, place)[0]);
+  Model model(spec, *meta, options, pipeline_parts(spec, counts, place)[0]);
   double state = 0;
   for (const Parameter* parameter : model.parameters()) {
     const int owners = parameter->layout().ranks == Layout::Ranks::expert ? mesh.edp() : mesh.dp * mesh.cp;
     state += static_cast<double>(parameter->shape().numel()) *
              bytes_per_parameter(options, owners == 1 ? 0 : layout.zero, owners, gradient_buffers(groups));
   }
-  // Where buffers are unbounded, with all experts here: as many rows meet them as leave for other ranks.
-  const ExpertBuffer buffer{layout.expert_buffer};
-  const bool bounded = buffer.bounded() && mesh.ep * mesh.etp > 1;
-  ModelPlace dry_place = place;
-  if (!bounded) dry_place.expert = {};
-  Model dry(spec, *device, options, pipeline_parts(spec, counts, dry_place)[0]);
-  const auto ep = make_null_group(mesh.ep);
-  const auto etp = make_null_group(mesh.etp);
-  for (Module* module : dry.modules())
-    if (auto* moe = dynamic_cast<Moe*>(module); moe != nullptr && bounded)
-      moe->set_dispatcher(expert_dispatcher(*ep, *etp, buffer));
+  const std::size_t activations = dry_run(spec, options, layout, batch, counts, *meta);
+  if (chunks > 1 && device != nullptr)  // kernels of later stages too
+    dry_run(spec, options, layout, batch, {static_cast<std::int64_t>(spec.layers.size())}, *meta);
   const auto live = std::min<std::int64_t>(mesh.pp, groups.local_groups * groups.microbatches_per_group());
   return static_cast<std::size_t>(state * layout.virtual_stages) +
-         activation_bytes(dry, layout, batch) * static_cast<std::size_t>(live * layout.virtual_stages);
+         activations * static_cast<std::size_t>(live * layout.virtual_stages);
 }
 
 void take_memory(Device& device, const ModelSpec& spec, const ModelOptions& options,
                  const ParallelLayout& layout, const BatchShape& batch, const ReduceGroups& groups) {
   const std::optional<std::size_t> available = device.available();
   if (!available) return;
-  const std::size_t needed = estimate_memory(spec, options, layout, batch, groups, device.chunk_bytes());
+  const std::size_t needed = estimate_memory(spec, options, layout, batch, groups, &device);
   if (needed <= *available) return device.reserve(needed);
   std::string fits;
   const auto try_one = [&](const ModelOptions& model, const ParallelLayout& ranks, const BatchShape& smaller,
                            const std::string& text) {
-    const std::size_t bytes = estimate_memory(spec, model, ranks, smaller, groups, device.chunk_bytes());
+    const std::size_t bytes = estimate_memory(spec, model, ranks, smaller, groups, &device);
     if (bytes <= *available)
       fits += fmt::format("{}{} would take {}", fits.empty() ? "" : ", ", text,
                           bytes_text(static_cast<double>(bytes)));

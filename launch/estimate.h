@@ -11,15 +11,15 @@
 
 namespace tessera {
 
-// Bytes of the first rank's weights, gradients, moments and activations at their peak. Stage 0 holds the
-// most microbatches at once; what a rank receives from others is not counted, but for bounded buffers of
-// experts. `chunk_bytes`: of the device.
+// Bytes of the first rank's weights, gradients, moments, activations and workspace at their peak. Stage 0
+// holds the most microbatches at once; of what a rank receives from others only keys and values are counted,
+// and bounded buffers of experts. With the kernels of `device`, or a CPU's for null: throws the Error of one
+// that would refuse a layer, or find no room for its workspace, in any stage and either direction.
 std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
-                            const BatchShape& batch, const ReduceGroups& groups,
-                            std::size_t chunk_bytes = DeviceOptions().chunk_bytes);
+                            const BatchShape& batch, const ReduceGroups& groups, Device* device = nullptr);
 
-// Refuses, with Error, a run that its device has no room for, and says what would fit; else reserves the
-// room, where the device knows how much it has.
+// Refuses, with Error, a run that its device has no kernels or no room for, and says what would fit; else
+// reserves the room, where the device knows how much it has.
 void take_memory(Device& device, const ModelSpec& spec, const ModelOptions& options,
                  const ParallelLayout& layout, const BatchShape& batch, const ReduceGroups& groups);
 

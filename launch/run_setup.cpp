@@ -144,7 +144,8 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
   setup.model.balance.kind = moe_layers(spec) > 0 ? config.experts.balance : Balance::none;
   setup.model.balance.coefficient = config.experts.coefficient;
   setup.model.balance.bias_rate = config.experts.bias_rate;
-  setup.batch = {config.train.global_batch, config.train.micro_batch, config.data.seq_len};
+  setup.batch = {config.train.global_batch, config.train.micro_batch, config.data.seq_len,
+                 config.data.document_mask};
   setup.layout = layout_of(config, spec, setup.batch, ranks.size());
   if (config.train.cuda_graphs)
     if (const auto obstacle = graphs_obstacle(setup.layout, config.train.device); !obstacle.empty())
@@ -194,7 +195,7 @@ void print_start_table(const Config& config, const RunSetup& setup, const Engine
           (defaults.empty() ? "" : ", ") + key + "=" + description.release.config->value(key, Json()).dump();
 
   const auto memory = static_cast<double>(
-      estimate_memory(spec, setup.model, engine.layout(), setup.batch, groups, setup.device->chunk_bytes()));
+      estimate_memory(spec, setup.model, engine.layout(), setup.batch, groups, setup.device.get()));
   const double rate = measure_flops(engine.device(), setup.model.compute, spec.hidden_size) * ranks.size();
   const double step_tokens = static_cast<double>(config.train.global_batch * config.data.seq_len);
   const double step_seconds = step_tokens * flops_per_token(spec, config.data.seq_len) / rate;

@@ -37,6 +37,7 @@ std::string text(const ParallelLayout& layout);  // "dp 2, tp 2, zero 1"
 // A step's batch: what is the same under every layout.
 struct BatchShape {
   std::int64_t global_batch = 1, micro_batch = 1, seq_len = 1;
+  bool document_mask = true;  // whether positions see their own document only
   std::int64_t microbatches() const { return global_batch / micro_batch; }
 };
 

@@ -3,7 +3,9 @@
 //
 // A Device belongs to one rank: allocation and kernels are called from that rank's thread only. It outlives
 // every tensor on it. Kinds: `cpu`; `cuda`; `meta`, which has shapes and byte counts but no memory, and on
-// which kernels do nothing: what dry runs and memory estimates execute on.
+// which kernels do nothing: what dry runs and memory estimates execute on. It may stand for another device,
+// whose choice of kernels is then made and whose workspace is counted: what that device would refuse, a dry
+// run refuses.
 #pragma once
 
 #include <array>
@@ -23,11 +25,15 @@
 
 namespace tessera {
 
+class Device;
+
 struct DeviceOptions {
   int ordinal = 0;  // among the node's devices of this kind
   int threads = 1;  // of the pool
   // Bytes of a large temporary that is worked on at once: what caches hold; on a GPU what keeps it busy.
   std::size_t chunk_bytes = std::size_t{16} << 20;
+  // Of a meta device: the one for which it counts bytes, and which outlives it; null: any CPU.
+  Device* stands_for = nullptr;
 };
 
 // What memory is for: said where it runs out.
@@ -82,6 +88,8 @@ class Device {
   DeviceKind kind() const { return kind_; }
   int ordinal() const { return options_.ordinal; }
   std::size_t chunk_bytes() const { return options_.chunk_bytes; }
+  // The device that chooses kernels and knows their workspace: this one, but for a meta that stands for one.
+  Device& modelled() { return options_.stands_for == nullptr ? *this : *options_.stands_for; }
   // What it is, "NVIDIA H100 80GB HBM3", and which one of all machines' devices.
   virtual std::string model() const;
   virtual std::string identity() const;

@@ -62,8 +62,10 @@ class Kernel : public KernelSlot {
     DeviceKind device;
     std::string name;
     void (*run)(const Args&, Workspace) = nullptr;
-    bool (*can_run)(const Args&) = nullptr;                 // absent: always
-    std::size_t (*workspace_bytes)(const Args&) = nullptr;  // absent: none; must not read tensor data
+    bool (*can_run)(const Args&) = nullptr;  // absent: always
+    // Absent: none. Must not read tensor data, and asks tensors' device().modelled() for what it knows: the
+    // tensors may be on meta. Throws Error where the candidate would have to refuse.
+    std::size_t (*workspace_bytes)(const Args&) = nullptr;
     bool deterministic = true;
     bool on_request = false;  // runs only where device.wished_kernels names it, or
     bool stands_in = false;   // where none of the others can run; that is said in the log
@@ -78,20 +80,22 @@ class Kernel : public KernelSlot {
     candidates_.push_back(std::move(candidate));
   }
 
-  // Runs the first candidate that may and can. On meta only the CPU's workspace is accounted for.
+  // Runs the first candidate that may and can. On meta only its workspace is accounted for: that of the
+  // device it stands for, or of a CPU.
   void operator()(const Args& args, Device& device) const {
-    const DeviceKind kind = device.kind() == DeviceKind::meta ? DeviceKind::cpu : device.kind();
+    const Device& chooser = device.modelled();
+    const DeviceKind kind = chooser.kind() == DeviceKind::meta ? DeviceKind::cpu : chooser.kind();
     const Candidate* stand_in = nullptr;
     for (const Candidate& candidate : candidates_) {
       if (candidate.device != kind || (candidate.can_run != nullptr && !candidate.can_run(args))) continue;
-      if (allowed(device, candidate.name, candidate.on_request)) {
+      if (allowed(chooser, candidate.name, candidate.on_request)) {
         run(candidate, args, device);
         if (device.kind() != DeviceKind::meta) note_choice(device, candidate.name);
         return;
       }
-      if (candidate.stands_in && may_stand_in(device)) stand_in = &candidate;
+      if (candidate.stands_in && may_stand_in(chooser)) stand_in = &candidate;
     }
-    if (stand_in == nullptr) no_candidate(device);
+    if (stand_in == nullptr) no_candidate(chooser);
     if (device.kind() != DeviceKind::meta) note_stand_in(device, stand_in->name);
     run(*stand_in, args, device);
   }

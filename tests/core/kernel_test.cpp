@@ -12,6 +12,10 @@ namespace {
 struct Size {
   int size;
 };
+struct Bytes {
+  Tensor result;
+};
+void nothing(const Bytes&, Workspace) {}
 int ran = 0;
 template <int which>
 void run(const Size&, Workspace) {
@@ -96,6 +100,40 @@ TEST_F(KernelChoice, FollowsAWishOrFails) {
         "no kernel for op 'kernel_choice_test' on device cpu named 'hidden' takes these sizes; this build "
         "has: slow, on request; hidden, on request; fast, for even sizes (config key `kernels`)");
   }
+}
+
+// A dry run takes the choice, and the refusals, of the device that it stands for.
+TEST(KernelDryRun, AsksTheDeviceItStandsFor) {
+  auto* kernel = new Kernel<Bytes>("kernel_dry_run_test");
+  kernel->add(
+      {.device = DeviceKind::cpu, .name = "roomy", .run = nothing, .workspace_bytes = [](const Bytes& args) {
+         return 2 * args.result.bytes();
+       }});
+  kernel->add({.device = DeviceKind::cpu,
+               .name = "strict",
+               .run = nothing,
+               .workspace_bytes = [](const Bytes& args) -> std::size_t {
+                 fail("no room on device {}", args.result.device().modelled().ordinal());
+               },
+               .on_request = true});
+  const auto device = make_device(DeviceKind::cpu, {.ordinal = 3});
+  const auto peak = [&] {
+    const auto meta = make_device(DeviceKind::meta, {.stands_for = device.get()});
+    const Tensor result = Tensor::empty({100}, DType::u8, *meta);
+    (*kernel)({result}, *meta);
+    return meta->memory().peak;
+  };
+  EXPECT_EQ(peak(), 300U);
+  EXPECT_TRUE(device->chosen_kernels.empty());
+  device->wished_kernels["kernel_dry_run_test"] = "strict";
+  try {
+    peak();
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "no room on device 3");
+  }
+  device->wished_kernels["kernel_dry_run_test"] = "fast";
+  EXPECT_THROW(peak(), Error);
 }
 
 }  // namespace

@@ -7,8 +7,7 @@
 #include <cstdio>
 
 #include "core/base/error.h"
-#include "kernels/cuda/native/attention_slices.h"
-#include "kernels/cuda/native/cudnn.h"
+#include "kernels/cuda/native/attention_planner.h"
 
 namespace tessera::cuda {
 namespace {
@@ -132,6 +131,40 @@ TEST_F(AttentionPlans, OfALongSequenceFitInSlices) {
   EXPECT_EQ(slices->rows, 1);
   EXPECT_EQ(slices->kv_heads, 1);  // of two, the scores alone are 1 GiB
   EXPECT_LE(bytes(slice_of(whole, *slices)), budget);
+}
+
+// What the dry run before a training run meets.
+TEST_F(AttentionPlans, WhoseSmallestSliceDoesNotFitSayWhatWould) {
+  const AttentionProblem fixed = problem_of({"", 2, 4096, 4096, 32, 8, 128}, true, true);
+  const std::size_t needed =
+      (cudnn->plan(slice_of(fixed, smallest_slices(fixed)))->workspace_bytes() + (1U << 20) - 1) >> 20;
+  ASSERT_GE(needed, 128U);  // the scores of four heads
+  const auto refusal = [](const AttentionProblem& n, std::size_t mebibytes) -> std::string {
+    AttentionPlanner plans(std::make_unique<Cudnn>(90, h100), mebibytes << 20);
+    try {
+      EXPECT_LE(plans.of(n).plan->workspace_bytes(), mebibytes << 20);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::usage);
+      return error.what();
+    }
+    return "";
+  };
+  const std::string expected = fmt::format(
+      "attention backward 2x4096x4096, heads 32/8 of 128: its smallest slice, 1 of 8 KV heads of one row, "
+      "needs {0} MiB of workspace, {1} are allowed: set TESSERA_ATTENTION_WORKSPACE={0}, or `kernels: "
+      "{{attention_backward: cudnn_any_order}}` if bits may differ from run to run",
+      needed, needed - 1);
+  EXPECT_EQ(refusal(fixed, needed - 1), expected);
+  EXPECT_NE(refusal(fixed, 1).find(", 1 are allowed"), std::string::npos);
+  EXPECT_EQ(refusal(fixed, needed), "");
+  AttentionProblem any = fixed;
+  any.deterministic = false;
+  EXPECT_EQ(refusal(any, needed - 1), "");
+  EXPECT_EQ(refusal(any, 1).find("any_order"), std::string::npos) << "it is what was asked for";
+  // Four heads' scores of a long sequence are 32 GiB.
+  const AttentionProblem far = problem_of({"", 1, 65536, 65536, 32, 8, 128}, true, true);
+  EXPECT_NE(refusal(far, 4096).find("set TESSERA_ATTENTION_WORKSPACE=3"), std::string::npos)
+      << refusal(far, 4096);
 }
 
 TEST_F(AttentionPlans, AreRefusedInOneLine) {

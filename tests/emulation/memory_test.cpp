@@ -37,8 +37,9 @@ std::string refusal(std::size_t limit, const ParallelLayout& layout) {
 
 TEST(Memory, ARunThatDoesNotFitIsRefusedWithWhatWould) {
   const Subject subject = small();
-  const std::size_t needed =
-      estimate_memory(subject.spec, subject.model, {}, subject.batch, plan_reduce_groups(8, 8, 1, 1, 0));
+  EmulatedCudaDevice any({}, test_seed());
+  const std::size_t needed = estimate_memory(subject.spec, subject.model, {}, subject.batch,
+                                             plan_reduce_groups(8, 8, 1, 1, 0), &any);
   EXPECT_EQ(refusal(needed, {}), "");
   const std::string close = refusal(needed - 1, {});
   EXPECT_TRUE(close.starts_with("the run would take ")) << close;
@@ -48,6 +49,28 @@ TEST(Memory, ARunThatDoesNotFitIsRefusedWithWhatWould) {
   EXPECT_EQ(close.find("parallel.zero"), std::string::npos) << close;
   const std::string far = refusal(1000, {});
   EXPECT_NE(far.find("share the model among more ranks"), std::string::npos) << far;
+}
+
+// A kernel that would refuse a layer is heard of before anything is trained, whichever stage has the layer.
+TEST(Memory, ARunWhoseKernelsRefuseItIsRefused) {
+  const Subject subject = small();
+  for (const int stages : {1, 2}) {
+    EmulatedCudaDevice device({}, test_seed());
+    device.limit = std::size_t{1} << 40;
+    device.wished_kernels["attention_backward"] = "cudnn_any_order";
+    ParallelLayout layout;
+    layout.mesh.pp = stages;
+    try {
+      take_memory(device, subject.spec, subject.model, layout, subject.batch,
+                  plan_reduce_groups(8, 8, 1, 1, 0));
+      ADD_FAILURE();
+    } catch (const Error& e) {
+      EXPECT_NE(std::string_view(e.what()).find("no kernel for op 'attention_backward' on device cuda named "
+                                                "'cudnn_any_order'"),
+                std::string::npos)
+          << e.what();
+    }
+  }
 }
 
 TEST(Memory, WhereItRunsOutTheReportSaysWhatHoldsHowMuch) {

@@ -1,17 +1,9 @@
 #include "kernels/cuda/native/attention.h"
 
-#include <array>
 #include <cassert>
-#include <charconv>
-#include <cstdlib>
-#include <cstring>
-#include <map>
 
-#include "core/base/error.h"
-#include "core/base/log.h"
-#include "kernels/cuda/native/attention_slices.h"
+#include "kernels/cuda/native/attention_planner.h"
 #include "kernels/cuda/native/check.h"
-#include "kernels/cuda/native/cudnn.h"
 #include "kernels/cuda/native/libraries.h"
 
 namespace tessera::cuda {
@@ -19,25 +11,7 @@ namespace {
 
 constexpr const char* takes =
     "bf16, heads of a multiple of 8 up to 256, a key length that is a multiple of 128, more than one query "
-    "in "
-    "backward";
-
-std::size_t workspace_budget() {
-  const char* wish = std::getenv("TESSERA_ATTENTION_WORKSPACE");
-  std::size_t mebibytes = 4096;
-  if (wish != nullptr) {
-    const char* end = wish + std::strlen(wish);
-    const auto [read, error] = std::from_chars(wish, end, mebibytes);
-    if (error != std::errc() || read != end || mebibytes == 0)
-      fail("TESSERA_ATTENTION_WORKSPACE={}: a number of MiB is wanted, as 8192", wish);
-  }
-  return mebibytes << 20;
-}
-
-// Of the smallest slice: a score matrix for each query head of a KV head.
-std::size_t least_workspace(const AttentionProblem& n) {
-  return static_cast<std::size_t>(2 * n.heads / n.kv_heads * n.queries * n.keys);
-}
+    "in backward";
 
 int compute_capability() {
   int device = 0;
@@ -54,53 +28,22 @@ int compute_capability() {
 }  // namespace
 
 struct Attention::State {
-  struct Planned {
-    AttentionSlices slices;
-    std::unique_ptr<AttentionPlan> plan;  // of a slice
-  };
-
   explicit State(Device& device)
-      : cudnn(compute_capability(), native_stream(device.stream())), budget(workspace_budget()) {}
-  const Planned& planned(const AttentionProblem& problem);
+      : plans(std::make_unique<Cudnn>(compute_capability(), native_stream(device.stream())),
+              attention_workspace_budget()) {}
 
-  Cudnn cudnn;
-  std::size_t budget;
-  bool said_any_order = false;
-  std::map<AttentionProblem, Planned> plans;
+  AttentionPlanner plans;
 };
-
-const Attention::State::Planned& Attention::State::planned(const AttentionProblem& problem) {
-  if (const auto found = plans.find(problem); found != plans.end()) return found->second;
-  std::unique_ptr<AttentionPlan> plan;
-  const auto slices = fit_slices(problem, budget, [&](const AttentionProblem& slice) {
-    plan = cudnn.plan(slice);
-    return plan->workspace_bytes();
-  });
-  if (!slices)
-    fail(
-        "{}: one KV head of one row needs {} MiB of workspace and more, {} are allowed; raise "
-        "TESSERA_ATTENTION_WORKSPACE, or use `kernels: {{attention_backward: cudnn_any_order}}` if bits may "
-        "differ "
-        "from run to run",
-        problem.text(), least_workspace(problem) >> 20, budget >> 20);
-  if (!problem.deterministic && !said_any_order) {
-    said_any_order = true;
-    log::info(
-        "attention_backward: cudnn_any_order sums in any order: results differ in the last bits from run "
-        "to run");
-  }
-  return plans.emplace(problem, Planned{*slices, std::move(plan)}).first->second;
-}
 
 Attention::Attention(Device& device) : state_(std::make_unique<State>(device)) {}
 Attention::~Attention() = default;
 
 std::size_t Attention::workspace_bytes(const AttentionProblem& problem) {
-  return state_->planned(problem).plan->workspace_bytes();
+  return state_->plans.of(problem).plan->workspace_bytes();
 }
 
 void Attention::run(const AttentionProblem& problem, const AttentionTensors& tensors, Workspace workspace) {
-  const State::Planned& planned = state_->planned(problem);
+  const AttentionPlanner::Planned& planned = state_->plans.of(problem);
   assert(workspace.bytes >= planned.plan->workspace_bytes());
   for_each_slice(problem, planned.slices, tensors,
                  [&](const AttentionTensors& slice) { planned.plan->run(slice, workspace.address); });
@@ -169,7 +112,7 @@ bool can_run_forward(const AttentionForward& args) {
   return takes_inputs(args.in);
 }
 std::size_t forward_workspace(const AttentionForward& args) {
-  return attention_of(args.out.device()).workspace_bytes(problem_of(args.in));
+  return attention_of(args.out.device().modelled()).workspace_bytes(problem_of(args.in));
 }
 void run_forward(const AttentionForward& args, Workspace workspace) {
   attention_of(args.out.device())
@@ -188,7 +131,7 @@ AttentionProblem backward_problem(const AttentionBackward& args) {
 }
 template <bool deterministic>
 std::size_t backward_workspace(const AttentionBackward& args) {
-  return attention_of(args.dq.device()).workspace_bytes(backward_problem<deterministic>(args));
+  return attention_of(args.dq.device().modelled()).workspace_bytes(backward_problem<deterministic>(args));
 }
 template <bool deterministic>
 void run_backward(const AttentionBackward& args, Workspace workspace) {

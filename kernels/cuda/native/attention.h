@@ -27,7 +27,8 @@ class Attention {
   Attention& operator=(const Attention&) = delete;
 
   // Plans the problem when it is first met, which takes about half a second and not during the capture of a
-  // graph. Throws Error where a single slice needs more than the workspace allowed, saying what to do.
+  // graph. Throws Error where a single slice needs more than the workspace allowed, saying what to do: a dry
+  // run on meta asks too, so that a run says it before its first step.
   std::size_t workspace_bytes(const AttentionProblem& problem);
   void run(const AttentionProblem& problem, const AttentionTensors& tensors, Workspace workspace);
 

@@ -16,6 +16,13 @@ std::size_t score_bytes(const AttentionProblem& n) {
   return static_cast<std::size_t>(bf16_bytes * n.batch * n.heads * n.queries * n.keys);
 }
 
+// Whether so many KV heads of a row make slices, whose tensors are aligned.
+bool divide(const AttentionProblem& whole, std::int64_t kv_heads) {
+  const std::int64_t lse_of_group = word_bytes * whole.queries * (whole.heads / whole.kv_heads);
+  return kv_heads == whole.kv_heads ||
+         (whole.kv_heads % kv_heads == 0 && kv_heads * lse_of_group % alignment == 0);
+}
+
 template <class T>
 T* after(T* address, std::int64_t bytes) {
   using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
@@ -39,6 +46,12 @@ AttentionProblem slice_of(const AttentionProblem& whole, const AttentionSlices& 
   return slice;
 }
 
+AttentionSlices smallest_slices(const AttentionProblem& whole) {
+  std::int64_t kv_heads = 1;
+  while (!divide(whole, kv_heads)) ++kv_heads;
+  return {1, kv_heads};
+}
+
 std::optional<AttentionSlices> fit_slices(
     const AttentionProblem& whole, std::size_t budget,
     const std::function<std::size_t(const AttentionProblem&)>& workspace_bytes) {
@@ -50,11 +63,8 @@ std::optional<AttentionSlices> fit_slices(
   for (std::int64_t rows = whole.batch; rows >= 1; --rows)
     if (const AttentionSlices slices{rows, whole.kv_heads}; whole.batch % rows == 0 && fits(slices))
       return slices;
-  const std::int64_t lse_of_group = word_bytes * whole.queries * (whole.heads / whole.kv_heads);
-  for (std::int64_t groups = whole.kv_heads - 1; groups >= 1; --groups) {
-    if (whole.kv_heads % groups != 0 || groups * lse_of_group % alignment != 0) continue;
-    if (const AttentionSlices slices{1, groups}; fits(slices)) return slices;
-  }
+  for (std::int64_t kv_heads = whole.kv_heads - 1; kv_heads >= 1; --kv_heads)
+    if (const AttentionSlices slices{1, kv_heads}; divide(whole, kv_heads) && fits(slices)) return slices;
   return {};
 }
 

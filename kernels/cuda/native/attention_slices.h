@@ -20,8 +20,11 @@ struct AttentionSlices {
 // The problem of one slice.
 AttentionProblem slice_of(const AttentionProblem& whole, const AttentionSlices& slices);
 
+// One row, and as few KV heads as leave every slice's tensors aligned.
+AttentionSlices smallest_slices(const AttentionProblem& whole);
+
 // The largest slices whose workspace, which `workspace_bytes` tells of a slice's problem, is within `budget`;
-// nothing if one KV head of one row needs more. Asks about few slices: each may cost a plan.
+// nothing if the smallest need more. Asks about few slices: each may cost a plan.
 std::optional<AttentionSlices> fit_slices(
     const AttentionProblem& whole, std::size_t budget,
     const std::function<std::size_t(const AttentionProblem&)>& workspace_bytes);
