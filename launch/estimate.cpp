@@ -31,7 +31,7 @@ double bytes_per_parameter(const ModelOptions& options, int zero, int owners, st
 
 // Full gradient buffers: the main one, and partial sums where a rank holds several reduce groups.
 std::int64_t gradient_buffers(const ReduceGroups& groups) {
-  return std::bit_width(static_cast<std::uint64_t>(groups.local_groups));
+  return static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(groups.local_groups)));
 }
 
 std::size_t activation_bytes(Model& model, const ParallelLayout& layout, const BatchShape& batch) {

@@ -19,7 +19,8 @@ Backend emulated_backend() {
           .violations =
               [](const Device& device) {
                 return static_cast<const emulation::EmulatedCudaDevice&>(device).violations();
-              }};
+              },
+          .memory_as_meta = true};
 }
 
 class Ops : public testing::TestWithParam<OpCase> {};

@@ -327,7 +327,8 @@ void check_case(const OpCase& test, DType dtype, const Backend& backend) {
   for (int index = 1; index < backend.devices; ++index)
     check_same_bits(a, run_on(backend, index, test, dtype, values));
 
-  const auto meta = make_device(DeviceKind::meta, {0, 1});
+  const auto real = backend.make(0);
+  const auto meta = make_device(DeviceKind::meta, {.stands_for = real.get()});
   const Results dry = run(test, dtype, *meta, nullptr);
   EXPECT_EQ(dry.shapes, a.shapes);
   if (backend.memory_as_meta) {

@@ -85,7 +85,7 @@ struct Backend {
   std::function<std::unique_ptr<Device>(int index)> make;
   // Writes outside buffers that the device has seen; absent: it does not look.
   std::function<int(const Device&)> violations;
-  bool memory_as_meta = false;  // uses as much as meta counts
+  bool memory_as_meta = false;  // uses as much as a meta that stands for it counts
 };
 Backend cpu_backend();
 
