@@ -14,8 +14,9 @@ namespace tessera {
 class ProcessGroup;
 
 struct TrainOptions {
-  bool fresh = false;         // refuse a checkpoint directory that holds checkpoints
-  const char* how = "alone";  // "threads" or "mpi": how ranks were started, for the start-up table
+  bool fresh = false;  // refuse a checkpoint directory that holds checkpoints
+  const char* how =
+      "alone";  // "threads", "mpi" or "met at a file": how ranks were started, for the start-up table
 };
 
 class Trainer {

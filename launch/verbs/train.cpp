@@ -1,12 +1,15 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <optional>
 #include <thread>
 
 #include "core/base/log.h"
 #include "launch/command_line.h"
 #include "launch/config/config.h"
+#include "launch/process.h"
 #include "launch/signals.h"
 #include "launch/trainer.h"
+#include "parallel/comm/device_group.h"
 #include "parallel/comm/local.h"
 #include "parallel/comm/mpi.h"
 
@@ -17,6 +20,8 @@ struct TrainArguments {
   std::string config;
   std::vector<std::string> overrides;
   int ranks = 1;
+  std::optional<int> rank;
+  std::string meet;
   bool fresh = false;
 };
 
@@ -53,8 +58,39 @@ int train_mpi(const TrainArguments& arguments) {
   }
 }
 
+// One of several processes that nobody started together.
+int train_met(const TrainArguments& arguments) {
+  const log::RankScope scope(*arguments.rank, arguments.ranks);
+  const Config config = load_config(arguments.config, arguments.overrides);
+  Meeting meeting({arguments.meet, *arguments.rank, arguments.ranks, program_build()});
+  const auto fail_with = [&](const std::string& cause, ExitCode code) {
+    if (meeting.speaks_for_failed_ranks()) log::error("{}", cause);
+    return static_cast<int>(code);
+  };
+  try {
+    const auto ranks = make_met_group(meeting, config.train.device);
+    Trainer trainer(config, *ranks, {arguments.fresh, "met at a file"});
+    return static_cast<int>(trainer.run());
+  } catch (const PeerFailed&) {  // who tells of it
+    return static_cast<int>(ExitCode::failure);
+  } catch (const Error& e) {
+    return fail_with(e.what(), e.code());
+  } catch (const std::exception& e) {
+    return fail_with(e.what(), ExitCode::failure);
+  }
+}
+
 int train(const TrainArguments& arguments) {
+  if (arguments.rank.has_value() != !arguments.meet.empty())
+    fail_usage(
+        "--rank and --meet go together, with --ranks: each process says which one it is, and where all meet");
   watch_for_stop_requests();
+  if (!arguments.meet.empty()) {
+    if (started_by_mpi())
+      fail_usage(
+          "--meet is for ranks that nothing starts together; under mpirun or srun they have met already");
+    return train_met(arguments);
+  }
   if (started_by_mpi()) {
     if (arguments.ranks > 1)
       fail_usage("--ranks starts threads; under mpirun or srun the ranks are there already");
@@ -70,13 +106,19 @@ void add_train_verb(CLI::App& app, Action& chosen) {
   auto arguments = std::make_shared<TrainArguments>();
   verb->add_option("config", arguments->config, "The run's YAML file")->required();
   verb->add_option("overrides", arguments->overrides, "Config keys to change: train.steps=1000");
-  verb->add_option("--ranks", arguments->ranks, "Ranks, as threads of this process")
+  verb->add_option("--ranks", arguments->ranks, "Ranks, as threads of this process; with --meet, processes")
       ->check(CLI::Range(1, 1024));
+  verb->add_option("--rank", arguments->rank, "Which of --ranks processes this is, from 0; its GPU too")
+      ->check(CLI::Range(0, 1023));
+  verb->add_option("--meet", arguments->meet,
+                   "A file, not there yet, at which processes started one by one on a node with GPUs meet");
   verb->add_flag("--fresh", arguments->fresh, "Refuse to run if checkpoint.dir already holds checkpoints");
   verb->footer(
       "Examples:\n"
       "  tessera train configs/demo.yaml --ranks 2\n"
-      "  mpirun -n 2 tessera train configs/demo.yaml train.steps=500\n\n"
+      "  mpirun -n 2 tessera train configs/demo.yaml train.steps=500\n"
+      "  for r in 0 1; do tessera train run.yaml train.device=cuda --ranks 2 --rank $r --meet /dev/shm/r & "
+      "done; wait\n\n"
       "Resumes from the newest good checkpoint in checkpoint.dir. SIGUSR1 (and SIGTERM under srun) saves at "
       "the end of\n"
       "the step and exits with 75.");

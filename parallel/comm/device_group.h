@@ -8,14 +8,22 @@
 
 #include "core/tensor/device.h"
 #include "parallel/comm/communicator.h"
+#include "parallel/comm/meeting.h"
 #include "parallel/comm/sum_order.h"
 
 namespace tessera {
 
 struct RegisterDeviceGroup {
   using Make = std::unique_ptr<ProcessGroup> (*)(ProcessGroup& host, Device& device, SumOrder order);
-  RegisterDeviceGroup(DeviceKind kind, Make make);
+  // A world of processes that meet, each with a device of its own.
+  using MakeWorld = std::unique_ptr<ProcessGroup> (*)(Meeting& meeting, std::unique_ptr<Device> device);
+  RegisterDeviceGroup(DeviceKind kind, Make make, MakeWorld make_world);
 };
+
+// The group of processes of this node that nothing started together: they meet, and exchange host values
+// through their devices of that kind, the one of their rank each. The meeting, which this holds, outlives the
+// group. Throws what meet() does, and Error where devices of that kind cannot do it.
+std::unique_ptr<ProcessGroup> make_met_group(Meeting& meeting, DeviceKind kind);
 
 // The group for tensors on `device`, over `host`, which both outlive it; null where `host` moves them itself:
 // where they are in host memory, or its ranks are threads, which see each other's memory. Collective over

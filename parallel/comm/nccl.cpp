@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <deque>
 
-#include "parallel/comm/nccl_comm.h"
+#include "parallel/comm/nccl_ways.h"
 
 namespace tessera {
 namespace {
@@ -30,18 +30,6 @@ cudaStream_t native(Stream& stream) {
   return static_cast<cudaStream_t>(stream.native());
 }
 
-// A way for messages from one rank to another; what it holds is in the order in which it may end.
-struct Way {
-  struct Sent {
-    Tensor bytes;
-    std::uint64_t event;
-  };
-  std::deque<Sent> sent;                    // not known to have left
-  std::map<int, std::deque<Tensor>> early;  // come before they were asked for, by tag
-  std::unique_ptr<Stream> stream;
-  std::unique_ptr<NcclComm> comm;
-};
-
 // Written to the receiver for each message.
 struct Note {
   std::int64_t tag;
@@ -59,12 +47,8 @@ class NcclGroup : public ProcessGroup {
         host_(host),
         job_(std::move(job)),
         order_(order),
-        checked_(std::getenv("TESSERA_CHECK_COLLECTIVES") != nullptr) {}
-
-  // The end of a communicator may wait for its other rank: all take theirs in one order.
-  ~NcclGroup() override {
-    for (auto& [ends, way] : ways_) way.comm.reset();
-  }
+        checked_(std::getenv("TESSERA_CHECK_COLLECTIVES") != nullptr),
+        ways_(*job_, host.rank(), host.size()) {}
 
   const char* kind() const override { return "nccl"; }
   int ranks_on_node() const override { return host_.ranks_on_node(); }
@@ -75,21 +59,12 @@ class NcclGroup : public ProcessGroup {
 
   void connect() override {
     if (size() == 1 || notes_ != nullptr) return;
+    host_.connect();
     notes_ = host_.split(0, rank());
-    const std::array<int, 2> neighbours{(rank() + 1) % size(), (rank() + size() - 1) % size()};
-    using Ids = std::array<ncclUniqueId, 2>;  // of the ways to each neighbour
-    Ids mine{};
-    for (ncclUniqueId& id : mine) job_->take(ncclGetUniqueId(&id), "making ways for messages");
-    std::vector<Ids> all(static_cast<std::size_t>(size()));
-    host_.do_all_gather({"all_gather of NCCL ids", DType::u8, sizeof mine}, all.data(), &mine, sizeof mine);
-    for (std::size_t i = 0; i < (size() == 2 ? 1U : 2U); ++i) {
-      const int peer = neighbours[i];
-      make_way({rank(), peer}, mine[i]);
-      // Who comes after this rank has it as the one before, unless there are two ranks.
-      make_way({peer, rank()}, all[static_cast<std::size_t>(peer)][size() == 2 ? 0 : 1 - i]);
-    }
-    for (auto& [ends, way] : ways_) way.comm->settle();
-    try_ways();
+    notes_->connect();
+    ways_.connect([this](NcclWays::Ids* all, const NcclWays::Ids* mine) {
+      host_.do_all_gather({"all_gather of NCCL ids", DType::u8, sizeof *mine}, all, mine, sizeof *mine);
+    });
   }
 
  protected:
@@ -133,21 +108,15 @@ class NcclGroup : public ProcessGroup {
 
   void do_send(const Call& call, const void* data, std::size_t bytes, int to, int tag) override {
     if (!on_gpu(call)) return host_.do_send(call, data, bytes, to, tag);
-    Way& way = way_to({rank(), to});
-    while (!way.sent.empty() && way.stream->reached(way.sent.front().event)) way.sent.pop_front();
-    if (bytes > 0) {
-      const Tensor copy = Tensor::empty({static_cast<std::int64_t>(bytes)}, DType::u8, device());
-      device().copy(copy.raw(), data, bytes);
-      post_send(way, call.text(), copy);
-    }
+    ways_.send(to, call.text(), data, bytes);
     const Note note{tag, bytes};
     notes_->do_send(note_call, &note, sizeof note, to, 0);
   }
 
   void do_recv(const Call& call, void* data, std::size_t bytes, int from, int tag) override {
     if (!on_gpu(call)) return host_.do_recv(call, data, bytes, from, tag);
-    Way& way = way_to({from, rank()});
-    if (std::deque<Tensor>& early = way.early[tag]; !early.empty()) {
+    ways_.check_way(from, rank());
+    if (std::deque<Tensor>& early = early_[{from, tag}]; !early.empty()) {
       check_size(call, early.front().bytes(), bytes, from);
       device().copy(data, early.front().raw(), bytes);
       early.pop_front();
@@ -158,12 +127,12 @@ class NcclGroup : public ProcessGroup {
       notes_->do_recv(note_call, &note, sizeof note, from, 0);
       if (note.tag == tag) {
         check_size(call, note.bytes, bytes, from);
-        post_recv(way, call.text(), data, bytes);
+        ways_.recv(from, call.text(), data, bytes);
         return;
       }
       const Tensor early = Tensor::empty({static_cast<std::int64_t>(note.bytes)}, DType::u8, device());
-      post_recv(way, call.text(), early.raw(), note.bytes);
-      way.early[static_cast<int>(note.tag)].push_back(early);
+      ways_.recv(from, call.text(), early.raw(), note.bytes);
+      early_[{from, static_cast<int>(note.tag)}].push_back(early);
     }
   }
 
@@ -206,11 +175,10 @@ class NcclGroup : public ProcessGroup {
   }
 
  private:
-  using Ends = std::pair<int, int>;  // sender, receiver
   static constexpr Call note_call{"send of a note", DType::i64, 2};
 
   Device& device() const { return job_->device(); }
-  bool on_gpu(const Call& call) const {
+  static bool on_gpu(const Call& call) {
     return call.device != nullptr && call.device->kind() == DeviceKind::cuda;
   }
   static std::size_t elements(const Call& call, std::size_t bytes) {
@@ -245,56 +213,6 @@ class NcclGroup : public ProcessGroup {
         fail("ranks disagree: rank 0 calls {}, rank {} calls {}", calls[0], r, calls[r]);
   }
 
-  void make_way(const Ends& ends, const ncclUniqueId& id) {
-    Way& way = ways_[ends];
-    way.stream = device().make_stream(true);
-    way.comm = std::make_unique<NcclComm>(*job_, id, 2, ends.first == rank() ? 0 : 1);
-  }
-
-  // NCCL connects two ranks at their first message, and both must be there: here, so that no send waits.
-  void try_ways() {
-    const Tensor bytes = Tensor::zeros({static_cast<std::int64_t>(ways_.size())}, DType::u8, device());
-    const std::uint64_t ready = device().stream().record();
-    std::int64_t i = 0;
-    for (auto& [ends, way] : ways_) {
-      void* byte = bytes.narrow(0, i++, 1).raw();
-      way.stream->wait(ready);
-      way.comm->begin("a first message", [&, from = ends.first] {
-        return from == rank() ? ncclSend(byte, 1, ncclUint8, 1, way.comm->get(), native(*way.stream))
-                              : ncclRecv(byte, 1, ncclUint8, 0, way.comm->get(), native(*way.stream));
-      });
-    }
-    for (auto& [ends, way] : ways_) {
-      way.comm->settle();
-      device().stream().wait(way.stream->record());
-    }
-  }
-
-  Way& way_to(const Ends& ends) {
-    job_->throw_if_failed();
-    const auto way = ways_.find(ends);
-    if (way == ways_.end())
-      fail("no way for messages on GPUs from rank {} to {}: connect() makes those between neighbours",
-           ends.first, ends.second);
-    return way->second;
-  }
-
-  void post_send(Way& way, const std::string& call, const Tensor& x) {
-    way.stream->wait(device().stream().record());
-    way.comm->ask(call, [&] {
-      return ncclSend(x.raw(), x.bytes(), ncclUint8, 1, way.comm->get(), native(*way.stream));
-    });
-    way.sent.push_back({x, way.stream->record()});
-  }
-
-  void post_recv(Way& way, const std::string& call, void* to, std::size_t bytes) {
-    if (bytes == 0) return;
-    way.stream->wait(device().stream().record());
-    way.comm->ask(call,
-                  [&] { return ncclRecv(to, bytes, ncclUint8, 0, way.comm->get(), native(*way.stream)); });
-    device().stream().wait(way.stream->record());
-  }
-
   void check_size(const Call& call, std::size_t sent, std::size_t expected, int from) const {
     if (sent != expected)
       fail("ranks disagree in {}: rank {} sends {} bytes, rank {} expects {}", call.text(), from, sent,
@@ -310,13 +228,20 @@ class NcclGroup : public ProcessGroup {
   std::unique_ptr<ProcessGroup> notes_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<NcclComm> comm_;
-  std::map<Ends, Way> ways_;
+  // Come before they were asked for, by sender and tag.
+  std::map<std::pair<int, int>, std::deque<Tensor>> early_;
+  NcclWays ways_;
 };
 
 std::unique_ptr<ProcessGroup> make_nccl_group(ProcessGroup& host, Device& device, SumOrder order) {
   assert(device.kind() == DeviceKind::cuda);
   check_gpus(host, device);
-  return std::make_unique<NcclGroup>(host, nullptr, std::make_shared<NcclJob>(host, device), order);
+  return std::make_unique<NcclGroup>(
+      host, nullptr,
+      std::make_shared<NcclJob>(
+          host.rank(), device,
+          [&host](const std::string& call, double seconds) { host.still_waiting(call, seconds); }),
+      order);
 }
 
 }  // namespace tessera

@@ -8,14 +8,13 @@
 // of the rank, so that none of its kernels waits for ever, and throws on the rank's thread, once.
 //
 // Messages. A send must not wait for its recv, while a GPU's send kernel does. So each ordered pair of
-// neighbours has a way of its own: a communicator of the two, used in this direction only, and a stream; the
-// message is copied first. What is sent is received in the order it was sent in, which the receiver learns
-// from a note on the host group (tag and size, written once the send is posted); messages of tags that were
-// not asked for yet are kept aside. Such a send waits on its GPU for earlier calls of its own rank and, at
-// the other end, for the recv; that recv waits for earlier calls of its rank, since its note had come. So
-// whatever waits is later, in the order of a program whose sends need not wait, than what it waits for: if
-// that program ends, this one does. device.stream() waits for what is received, never for what is sent. A
-// recv makes the host wait until the sender's host has come to its send, not for the data.
+// neighbours has a way of its own (nccl_ways.h). What is sent is received in the order it was sent in, which
+// the receiver learns from a note on the host group (tag and size, written once the send is posted); messages
+// of tags that were not asked for yet are kept aside. Such a send waits on its GPU for earlier calls of its
+// own rank and, at the other end, for the recv; that recv waits for earlier calls of its rank, since its note
+// had come. So whatever waits is later, in the order of a program whose sends need not wait, than what it
+// waits for: if that program ends, this one does. device.stream() waits for what is received, never for what
+// is sent. A recv makes the host wait until the sender's host has come to its send, not for the data.
 #pragma once
 
 #include <memory>

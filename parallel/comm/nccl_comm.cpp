@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "core/base/log.h"
+#include "parallel/comm/communicator.h"
 
 namespace tessera {
 namespace {
@@ -60,7 +61,8 @@ ncclDataType_t nccl_type(DType dtype) {
   }
 }
 
-NcclJob::NcclJob(ProcessGroup& world, Device& device) : world_(world), device_(device) {
+NcclJob::NcclJob(int rank, Device& device, StillWaiting still_waiting)
+    : rank_(rank), device_(device), still_waiting_(std::move(still_waiting)) {
   device_.while_waiting = [this](double seconds) { look(seconds); };
 }
 
@@ -83,13 +85,13 @@ void NcclJob::take(ncclResult_t result, const std::string& call, ncclComm_t comm
   const char* last = ncclGetLastError(comm);
   const std::string detail = last == nullptr || *last == '\0' ? "" : fmt::format(" ({})", last);
   fail_with(std::make_exception_ptr(
-      Error(fmt::format("rank {} on {} ({}): NCCL failed in {}: {}{}; {}", world_.rank(), device_.identity(),
+      Error(fmt::format("rank {} on {} ({}): NCCL failed in {}: {}{}; {}", rank_, device_.identity(),
                         device_.model(), call, ncclGetErrorString(result), detail, advice(result)))));
 }
 
 void NcclJob::still_waiting(const std::string& call, double seconds) {
   try {
-    world_.still_waiting(call, seconds);
+    still_waiting_(call, seconds);
   } catch (...) {
     fail_with(std::current_exception());
   }

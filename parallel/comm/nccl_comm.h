@@ -6,11 +6,12 @@
 #include <nccl.h>
 
 #include <exception>
+#include <functional>
 #include <set>
 #include <string>
 
+#include "core/base/dtype.h"
 #include "core/tensor/device.h"
-#include "parallel/comm/communicator.h"
 
 namespace tessera {
 
@@ -19,8 +20,10 @@ class NcclComm;
 // One failure of a rank ends all its communicators: any of them may wait for a rank that will not come.
 class NcclJob {
  public:
-  // Both outlive the job, which looks after waits for `device`.
-  NcclJob(ProcessGroup& world, Device& device);
+  // Throws where a rank that has waited in `call` for so many seconds must not go on.
+  using StillWaiting = std::function<void(const std::string& call, double seconds)>;
+  // The device outlives the job, which looks after waits for it. `rank`: of all, for messages.
+  NcclJob(int rank, Device& device, StillWaiting still_waiting);
   ~NcclJob();
   NcclJob(const NcclJob&) = delete;
   NcclJob& operator=(const NcclJob&) = delete;
@@ -40,8 +43,9 @@ class NcclJob {
   [[noreturn]] void fail_with(std::exception_ptr cause);
   void look(double seconds);
 
-  ProcessGroup& world_;
+  int rank_;
   Device& device_;
+  StillWaiting still_waiting_;
   std::set<NcclComm*> comms_;
   std::exception_ptr failure_;
   std::string last_call_ = "its work";

@@ -63,6 +63,17 @@ TEST_F(Verbs, WithoutAGpuCudaSaysWhatToDo) {
                  {"train.cuda_graphs", "train.device: cuda"});
 }
 
+TEST_F(Verbs, RanksThatMeetAtAFileNeedGpusAndAPlace) {
+  expect_mistake({"train", "run.yaml", "--ranks", "2", "--rank", "0"}, 2, {"--rank and --meet go together"});
+  expect_mistake({"train", "run.yaml", "--ranks", "2", "--meet", "here"}, 2,
+                 {"--rank and --meet go together"});
+  expect_mistake({"train", "run.yaml", "--ranks", "2", "--rank", "2", "--meet", "here"}, 2,
+                 {"rank 2 of 2 is none"});
+  expect_mistake({"train", "run.yaml", "--ranks", "2", "--rank", "1", "--meet", "here"}, 2,
+                 {"train.device: cuda", "--ranks alone", "mpirun"});
+  EXPECT_FALSE(std::filesystem::exists(runs / "here"));
+}
+
 TEST_F(Verbs, PublishRefusesExpertsChosenByABias) {
   ASSERT_EQ(
       runs.run("biased", 1,
