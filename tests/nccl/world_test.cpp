@@ -158,8 +158,7 @@ TEST(NcclWorldFailure, PatienceEndsSayingWhereAllStand) {
     world.barrier();
     world.set_patience(0.3);
     if (world.rank() == 0) world.barrier();
-    std::this_thread::sleep_for(std::chrono::seconds(1));
-    world.still_waiting("its work", 0);
+    for (;; std::this_thread::sleep_for(std::chrono::milliseconds(10))) world.still_waiting("its work", 0);
   });
   expect_words(causes[0], {"no progress for 0 s", "rank 0: waits in barrier (step 7)", "rank 1: step 7"});
   EXPECT_EQ(causes[1], "a peer");
