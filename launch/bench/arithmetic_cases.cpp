@@ -27,17 +27,17 @@ void add_linear(const Linear& l, std::vector<MakeCase>& cases) {
     return normal({l.tokens, width}, DType::bf16, on);
   };
   const auto weight = [l](DType dtype, Device& on) { return normal({l.out, l.in}, dtype, on); };
-  cases.push_back([=](Device& on) {
+  cases.emplace_back([=](Device& on) {
     const Tensor y = Tensor::empty({l.tokens, l.out}, l.result, on);
     return product(l.name + " forward",
                    {activations(l.in, on), weight(DType::bf16, on), y, false, true, false}, on);
   });
-  cases.push_back([=](Device& on) {
+  cases.emplace_back([=](Device& on) {
     const Tensor dx = activations(l.in, on);
     return product(l.name + " input gradient",
                    {activations(l.out, on), weight(DType::bf16, on), dx, false, false, false}, on);
   });
-  cases.push_back([=](Device& on) {
+  cases.emplace_back([=](Device& on) {
     const Tensor dw = weight(DType::f32, on);
     return product(l.name + " weight gradient",
                    {activations(l.out, on), activations(l.in, on), dw, true, false, true}, on);
@@ -89,11 +89,11 @@ void add_attention(const AttentionSizes& a, std::vector<MakeCase>& cases) {
     return AttentionForward{in, Tensor::empty(in.q.shape(), DType::bf16, on),
                             Tensor::empty({a.batch, a.heads, a.length}, DType::f32, on)};
   };
-  cases.push_back([=](Device& on) {
+  cases.emplace_back([=](Device& on) {
     return Case{attention_forward_kernel().name(), attention_shape(a), 0, attention_flop(a),
                 [args = forward(on), device = &on] { attention_forward_kernel()(args, *device); }};
   });
-  cases.push_back([=](Device& on) {
+  cases.emplace_back([=](Device& on) {
     const AttentionForward ahead = forward(on);
     attention_forward_kernel()(ahead, on);
     const auto like = [&](const Tensor& x) { return Tensor::empty(x.shape(), DType::bf16, on); };
@@ -121,7 +121,7 @@ void add_grouped(const Sizes& sizes, std::vector<MakeCase>& cases) {
   const double flop = 2.0 * static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k);
   const auto add = [&](GroupedProduct kind, const char* what) {
     const std::string shape = fmt::format("{} experts {}, {} x {} x {}", groups, what, rows, n, k);
-    cases.push_back([=](Device& on) {
+    cases.emplace_back([=](Device& on) {
       const Tensor x = normal({rows, k}, DType::bf16, on), y = normal({rows, n}, DType::bf16, on);
       const bool gradient = kind == GroupedProduct::weight_gradient;
       const Tensor w = normal({groups * n, k}, gradient ? DType::f32 : DType::bf16, on);

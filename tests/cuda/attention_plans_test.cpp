@@ -111,8 +111,8 @@ TEST_P(AttentionPlanOf, IsSupportedAndNeedsWhatSlicesAreCutBy) {
   const double scores = 2.0 * static_cast<double>(s.batch * s.heads * s.queries * s.keys);
   EXPECT_GE(fixed, scores) << "fit_slices() counts on it";
   // Queries rounded up to a tile; dK and dV of every query head; the sums over dout · out.
-  const double rounded =
-      scores * static_cast<double>((s.queries + 127) / 128 * 128) / static_cast<double>(s.queries);
+  const std::int64_t tiles = (s.queries + 127) / 128;
+  const double rounded = scores * static_cast<double>(128 * tiles) / static_cast<double>(s.queries);
   const double widened = 4.0 * static_cast<double>(s.batch * s.heads * s.keys * s.head_size);
   const double sums = 4.0 * static_cast<double>(s.batch * s.heads * s.queries);
   EXPECT_LE(fixed, rounded + widened + sums + 0x1p20);

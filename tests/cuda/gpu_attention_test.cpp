@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <random>
 
+#include "core/base/error.h"
 #include "core/ops/attention.h"
 #include "core/tensor/elementwise.h"
 #include "tests/seed.h"
@@ -170,6 +171,38 @@ TEST(GpuAttentionSlices, GiveTheBitsOfTheWhole) {
     unsetenv("TESSERA_ATTENTION_WORKSPACE");
     expect_same_bits(sliced, whole);
   }
+}
+
+// As the set-up of a run asks, with no memory of tensors.
+TEST(GpuAttentionDryRun, RefusesWhatAStepWouldRefuse) {
+  const auto backward_on = [](Device& device) {
+    const auto meta = make_device(DeviceKind::meta, {.stands_for = &device});
+    const auto of_heads = [&](std::int64_t heads) {
+      return Tensor::empty({1, 4096, heads, 128}, DType::bf16, *meta);
+    };
+    const Tensor lse = Tensor::empty({1, 8, 4096}, DType::f32, *meta);
+    attention_backward_kernel()({{of_heads(8), of_heads(2), of_heads(2), {}, 0.125F},
+                                 of_heads(8),
+                                 lse,
+                                 of_heads(8),
+                                 of_heads(8),
+                                 of_heads(2),
+                                 of_heads(2)},
+                                *meta);
+    EXPECT_EQ(device.memory().peak, 0U);
+  };
+  const auto small = make_device(DeviceKind::cuda);
+  ASSERT_EQ(setenv("TESSERA_ATTENTION_WORKSPACE", "16", 1), 0);
+  try {
+    backward_on(*small);
+    ADD_FAILURE() << "four heads' scores are 128 MiB";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string_view(error.what()).find("set TESSERA_ATTENTION_WORKSPACE="), std::string::npos)
+        << error.what();
+  }
+  unsetenv("TESSERA_ATTENTION_WORKSPACE");
+  const auto device = make_device(DeviceKind::cuda);
+  EXPECT_NO_THROW(backward_on(*device));
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ class EmulatedCudaDevice : public Device {
 
  protected:
   void* do_allocate(std::size_t bytes) override;
-  void do_release(void* address, std::size_t bytes) noexcept override;
+  void do_release(void* released, std::size_t bytes) noexcept override;
 
  private:
   class EmulatedStream;

@@ -274,7 +274,7 @@ TEST(Emulator, ReportsWrongGrids) {
       launch(device.stream(), write_at, grid, floats(device, 64).data<float>(), 0);
     };
   };
-  expect_right(on({1, 1024, 227 * 1024}));
+  expect_right(on({1, 1024, std::size_t{227} * 1024}));
   expect_fault("blocks of 48 threads", on({1, 48}));
   expect_fault("blocks of 1056 threads", on({1, 1056}));
   expect_fault("bytes of shared memory", on({1, 32, 227 * 1024 + 1}));

@@ -11,7 +11,7 @@ namespace tessera::emulation {
 namespace {
 
 #ifdef __SANITIZE_ADDRESS__
-constexpr std::size_t stack_bytes = 512 * 1024;  // its frames are larger
+constexpr std::size_t stack_bytes = std::size_t{512} * 1024;  // its frames are larger
 void start_switch(void** fakes, const void* bottom, std::size_t size) {
   __sanitizer_start_switch_fiber(fakes, bottom, size);
 }
@@ -22,7 +22,7 @@ void forget_stack(const void* bottom, std::size_t size) {
   __asan_unpoison_memory_region(bottom, size);
 }
 #else
-constexpr std::size_t stack_bytes = 64 * 1024;
+constexpr std::size_t stack_bytes = std::size_t{64} * 1024;
 void start_switch(void**, const void*, std::size_t) {}
 void finish_switch(void*, const void**, std::size_t*) {}
 void forget_stack(const void*, std::size_t) {}

@@ -81,7 +81,7 @@ TEST_F(Large, Matmul) {
     const Places down = places(m, 64);
     const Pair a = numbers({m, k}, DType::bf16, down);
     const Pair b = shared(rows_of_b ? Shape{n, k} : Shape{k, n}, DType::bf16);
-    const Pair c = zeros({m, n}, DType::f32, down);
+    Pair c = zeros({m, n}, DType::f32, down);
     both([&](auto of) { matmul_kernel()({of(a), of(b), of(c), false, rows_of_b, false}, device_); });
     return c;
   };

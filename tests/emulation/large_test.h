@@ -66,7 +66,7 @@ class Large : public testing::Test {
   // i32, of the small tensor's elements in `small`, of the large one's at its places in `large`.
   Pair ids(const Shape& shape, const Places& at, const std::vector<std::int32_t>& large,
            const std::vector<std::int32_t>& small) {
-    const Pair pair = zeros(shape, DType::i32, at);
+    Pair pair = zeros(shape, DType::i32, at);
     device_.copy(pair.small.raw(), small.data(), pair.small.bytes());
     std::size_t piece = 0;
     each_piece(pair, [&](const Tensor& to, const Tensor&) {
@@ -97,7 +97,7 @@ class Large : public testing::Test {
     return value;
   }
 
-  void expect_same(const Pair& pair) {
+  static void expect_same(const Pair& pair) {
     EXPECT_GE(count_nonzero(pair.small), static_cast<std::size_t>(pair.small.numel() / 4));
     each_piece(pair, [&](const Tensor& large, const Tensor& small) {
       EXPECT_EQ(bytes(large), bytes(small)) << "of " << pair.large.shape().text();

@@ -6,7 +6,7 @@
 namespace tessera::emulation {
 namespace {
 
-constexpr std::size_t most_shared_bytes = 227 * 1024;  // of a block on sm_90
+constexpr std::size_t most_shared_bytes = std::size_t{227} * 1024;  // of a block on sm_90
 constexpr std::int64_t too_many_blocks = std::int64_t{1} << 31;
 
 OnlyBlocks::Choice& choice_of_blocks() {

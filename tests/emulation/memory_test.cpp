@@ -89,7 +89,7 @@ TEST(Memory, WhereItRunsOutTheReportSaysWhatHoldsHowMuch) {
           for (std::uint64_t i = 0; i < 8; ++i) samples.push_back(draw_sample(subject, i));
           return make_batch(samples, false, device);
         };
-        engine.run_step(load, 8 * 64);
+        engine.run_step(load, std::int64_t{8} * 64);
         all = device.memory().peak;
       });
     } catch (const Error& e) {

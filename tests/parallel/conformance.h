@@ -70,7 +70,7 @@ inline void check_moves(ProcessGroup& ranks, Device& device) {
     const auto receive = [&](std::int64_t count, int tag) {
       const Tensor theirs = Tensor::empty({count}, DType::i32, device);
       ranks.recv(theirs, last, tag);
-      EXPECT_EQ(theirs.data<std::int32_t>()[count - 1], last * 1000 + count - 1);
+      EXPECT_EQ(theirs.data<std::int32_t>()[count - 1], std::int64_t{last} * 1000 + count - 1);
     };
     receive(2, 0);
     receive(6, 3);
@@ -109,10 +109,11 @@ inline void check_uneven_parts(ProcessGroup& ranks, Device& device) {
   ranks.reduce_scatter(whole[static_cast<std::size_t>(me)], shares);
   ranks.all_gather(whole, whole[static_cast<std::size_t>(me)]);
   const int n = ranks.size();
-  for (int r = 0; r < n; ++r)
+  for (int r = 0; r < n; ++r) {
+    const int sum = n * (n - 1) / 2 + n * r;
     for (int i = 0; i < r; ++i)
-      EXPECT_EQ(whole[static_cast<std::size_t>(r)].data<float>()[i],
-                static_cast<float>(n * (n - 1) / 2 + n * r));
+      EXPECT_EQ(whole[static_cast<std::size_t>(r)].data<float>()[i], static_cast<float>(sum));
+  }
 }
 
 // What each rank hands over, in closed form.
@@ -127,7 +128,8 @@ inline void check_bytes(ProcessGroup& ranks, Device& device) {
   ranks.all_reduce(Tensor::zeros({32}, DType::f32, device));
   EXPECT_EQ(sent("reduce_scatter"), 0);
   EXPECT_EQ(sent("all_gather"), 128 * (n - 1));
-  const std::uint64_t part = 64 * 1024;  // bytes: in all too much for one round, but on one rank
+  const std::uint64_t part =
+      std::uint64_t{64} * 1024;  // bytes: in all too much for one round, but on one rank
   ranks.all_reduce(Tensor::zeros({static_cast<std::int64_t>(n * part / 4)}, DType::f32, device));
   EXPECT_EQ(sent("reduce_scatter"), n == 1 ? 0 : part * (n - 1));
   EXPECT_EQ(sent("all_gather"), n == 1 ? 0 : (128 + part) * (n - 1));

@@ -82,10 +82,10 @@ inline std::vector<std::string> features(const ParallelLayout& layout) {
   for (const Axis axis : {Axis::pp, Axis::dp, Axis::cp, Axis::tp, Axis::ep, Axis::etp})
     list.push_back(std::string(name_of(axis)) + (mesh.size(axis) > 1 ? " many" : " one"));
   list.push_back("zero " + std::to_string(layout.zero));
-  if (mesh.pp > 1) list.push_back(name_of(layout.schedule));
-  if (mesh.cp > 1) list.push_back(name_of(layout.context));
-  if (mesh.tp > 2) list.push_back("more tp than KV heads");
-  if (mesh.ep * mesh.etp > 1) list.push_back(layout.expert_buffer > 0 ? "bounded" : "counted");
+  if (mesh.pp > 1) list.emplace_back(name_of(layout.schedule));
+  if (mesh.cp > 1) list.emplace_back(name_of(layout.context));
+  if (mesh.tp > 2) list.emplace_back("more tp than KV heads");
+  if (mesh.ep * mesh.etp > 1) list.emplace_back(layout.expert_buffer > 0 ? "bounded" : "counted");
   return list;
 }
 
