@@ -33,6 +33,14 @@ bool is_failure(ncclResult_t result) {
   return result != ncclSuccess && result != ncclInProgress;
 }
 
+// Lives as long as the thread's jobs.
+std::shared_ptr<NcclRank> of_this_thread() {
+  static thread_local std::weak_ptr<NcclRank> current;
+  std::shared_ptr<NcclRank> rank = current.lock();
+  if (rank == nullptr) current = rank = std::make_shared<NcclRank>();
+  return rank;
+}
+
 }  // namespace
 
 ncclResult_t worse(ncclResult_t a, ncclResult_t b) {
@@ -61,8 +69,14 @@ ncclDataType_t nccl_type(DType dtype) {
   }
 }
 
+void NcclRank::abort_all() noexcept {
+  ncclGroupStart();
+  for (NcclComm* comm : comms) comm->abort();
+  ncclGroupEnd();
+}
+
 NcclJob::NcclJob(int rank, Device& device, StillWaiting still_waiting)
-    : rank_(rank), device_(device), still_waiting_(std::move(still_waiting)) {
+    : rank_(rank), device_(device), still_waiting_(std::move(still_waiting)), of_rank_(of_this_thread()) {
   device_.while_waiting = [this](double seconds) { look(seconds); };
 }
 
@@ -71,13 +85,13 @@ NcclJob::~NcclJob() {
 }
 
 void NcclJob::throw_if_failed() const {
-  if (failure_) std::rethrow_exception(failure_);
+  if (of_rank_->failure) std::rethrow_exception(of_rank_->failure);
 }
 
 void NcclJob::fail_with(std::exception_ptr cause) {
-  if (!failure_) failure_ = std::move(cause);
-  abort_all();
-  std::rethrow_exception(failure_);
+  if (!of_rank_->failure) of_rank_->failure = std::move(cause);
+  of_rank_->abort_all();
+  std::rethrow_exception(of_rank_->failure);
 }
 
 void NcclJob::take(ncclResult_t result, const std::string& call, ncclComm_t comm) {
@@ -99,31 +113,27 @@ void NcclJob::still_waiting(const std::string& call, double seconds) {
 
 void NcclJob::look(double seconds) {
   throw_if_failed();
-  const std::set<NcclComm*> comms = comms_;
+  const std::set<NcclComm*> comms = of_rank_->comms;
   for (NcclComm* comm : comms) comm->look();
   still_waiting(last_call_, seconds);
-}
-
-void NcclJob::abort_all() noexcept {
-  for (NcclComm* comm : comms_) comm->abort();
 }
 
 NcclComm::NcclComm(NcclJob& job, const ncclUniqueId& id, int size, int rank) : job_(job) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   const ncclResult_t result = ncclCommInitRankConfig(&comm_, size, id, rank, &config);
-  job_.comms_.insert(this);
+  job_.of_rank_->comms.insert(this);
   try {
     job_.take(result, call_);
   } catch (...) {  // there will be no destructor
-    job_.comms_.erase(this);
+    job_.of_rank_->comms.erase(this);
     throw;
   }
 }
 
 NcclComm::~NcclComm() {
   if (job_.failed() || std::uncaught_exceptions() > exceptions_) {
-    abort();
+    job_.of_rank_->abort_all();
   } else {
     try {
       ask("ending a communicator", [&] { return ncclCommFinalize(comm_); });
@@ -132,9 +142,8 @@ NcclComm::~NcclComm() {
     } catch (const std::exception& e) {
       log::warn("{}", e.what());
     }
-    abort();
   }
-  job_.comms_.erase(this);
+  job_.of_rank_->comms.erase(this);
 }
 
 void NcclComm::settle() {

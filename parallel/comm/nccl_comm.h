@@ -7,6 +7,7 @@
 
 #include <exception>
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
 
@@ -17,7 +18,16 @@ namespace tessera {
 
 class NcclComm;
 
-// One failure of a rank ends all its communicators: any of them may wait for a rank that will not come.
+// What a rank, which is a thread, has of NCCL. One failure ends all its communicators: any of them may wait
+// for a rank that will not come. They end together, since the end of one frees memory, for which CUDA waits
+// until the GPU is idle, and so for the kernels of the others.
+struct NcclRank {
+  std::set<NcclComm*> comms;
+  std::exception_ptr failure;
+  void abort_all() noexcept;
+};
+
+// Communicators of one device, and how its waits are looked after.
 class NcclJob {
  public:
   // Throws where a rank that has waited in `call` for so many seconds must not go on.
@@ -29,14 +39,13 @@ class NcclJob {
   NcclJob& operator=(const NcclJob&) = delete;
 
   Device& device() const { return device_; }
-  bool failed() const { return failure_ != nullptr; }
-  // Throws again what the job failed of, if it has.
+  bool failed() const { return of_rank_->failure != nullptr; }
+  // Throws again what the rank failed of, if it has.
   void throw_if_failed() const;
   // For an answer of NCCL in `call`: throws, and aborts, unless it is success or "in progress".
   void take(ncclResult_t result, const std::string& call, ncclComm_t comm = nullptr);
   // This rank has waited for so long in `call`: throws, and aborts, if it must not go on.
   void still_waiting(const std::string& call, double seconds);
-  void abort_all() noexcept;
 
  private:
   friend class NcclComm;
@@ -46,8 +55,7 @@ class NcclJob {
   int rank_;
   Device& device_;
   StillWaiting still_waiting_;
-  std::set<NcclComm*> comms_;
-  std::exception_ptr failure_;
+  std::shared_ptr<NcclRank> of_rank_;
   std::string last_call_ = "its work";
 };
 
@@ -77,9 +85,11 @@ class NcclComm {
   void settle();
   // Throws for an error that was reported late.
   void look();
-  void abort() noexcept;
 
  private:
+  friend struct NcclRank;
+  void abort() noexcept;
+
   NcclJob& job_;
   ncclComm_t comm_ = nullptr;
   std::string call_ = "making a communicator";

@@ -1,5 +1,6 @@
 #include "tests/nccl/stub.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/base/error.h"
@@ -82,6 +83,13 @@ ncclResult_t ask(ncclComm* comm, const Op& op) {
   }
   const Lock lock(state().mutex);
   return submit(comm, {op}, false);
+}
+
+// Whether the GPU may be at work in it, and without end.
+bool waits(const ncclComm& comm) {
+  return comm.in_progress > 0 || comm.error != ncclSuccess ||
+         std::any_of(comm.unreceived.begin(), comm.unreceived.end(),
+                     [](const auto& messages) { return messages.second > 0; });
 }
 
 void end(ncclComm* comm) {
@@ -168,10 +176,8 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* result) {
   if (comm == nullptr || !state().alive.contains(comm))
     return fault(nullptr, "a question to no communicator");
   if (open_group.depth > 0) return fault(comm, who(*comm) + ": a question within an open group");
-  int unreceived = 0;
-  for (const auto& [to, messages] : comm->unreceived) unreceived += messages;
   const bool busy = !comm->world->ready() || comm->in_progress > 0 ||
-                    (comm->finalized && (unreceived > 0 || comm->world->finalized < comm->world->size));
+                    (comm->finalized && (waits(*comm) || comm->world->finalized < comm->world->size));
   *result = comm->error != ncclSuccess ? comm->error : busy ? ncclInProgress : ncclSuccess;
   return ncclSuccess;
 }
@@ -196,6 +202,11 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   const Lock lock(state().mutex);
   if (comm == nullptr || !state().alive.contains(comm)) return fault(nullptr, "the end of no communicator");
+  if (open_group.depth == 0)
+    for (ncclComm* other : state().alive)
+      if (other != comm && other->thread == comm->thread && waits(*other))
+        fault(nullptr,
+              who(*comm) + ": aborted alone while the GPU waits in another communicator: a deadlock");
   ++state().aborted;
   end(comm);
   return ncclSuccess;

@@ -150,6 +150,21 @@ TEST_F(StubTest, FindsACallWhileOneIsInProgress) {
   expect_fault("rank 0 of 2: a call while one before is in progress");
 }
 
+TEST_F(StubTest, FindsAnAbortThatWaitsForAnotherCommunicator) {
+  gather(a);
+  ncclCommAbort(std::exchange(b.comm, nullptr));
+  expect_fault("aborted alone while the GPU waits in another communicator");
+}
+
+TEST_F(StubTest, LetsCommunicatorsEndTogether) {
+  gather(a);
+  ncclGroupStart();
+  ncclCommAbort(std::exchange(b.comm, nullptr));
+  ncclCommAbort(std::exchange(a.comm, nullptr));
+  ncclGroupEnd();
+  expect_none();
+}
+
 TEST_F(StubTest, FindsAGroupThatWasNotOpened) {
   EXPECT_EQ(ncclGroupEnd(), ncclInvalidUsage);
   expect_fault("ncclGroupEnd without ncclGroupStart");
