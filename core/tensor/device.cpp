@@ -84,6 +84,15 @@ std::string Device::identity() const {
   return fmt::format("{} {}", tessera::name(kind_), ordinal());
 }
 
+bool Stream::drain() noexcept {
+  try {
+    synchronize();
+    return true;
+  } catch (const std::exception&) {  // of which others tell
+    return false;
+  }
+}
+
 std::unique_ptr<Stream> Device::make_stream(bool) {
   return std::make_unique<EagerStream>();
 }

@@ -51,7 +51,9 @@ struct MemoryCounters {
 class Stream {
  public:
   virtual ~Stream() = default;
-  virtual void synchronize() = 0;                     // returns when all work given to it is done
+  virtual void synchronize() = 0;  // returns when all work given to it is done
+  // The same for destructors: false where waiting failed, and work may still be under way.
+  bool drain() noexcept;
   virtual void synchronize(std::uint64_t event) = 0;  // returns when that mark of any stream is reached
   virtual std::uint64_t record() = 0;                 // an event: a mark after the work given so far
   virtual void wait(

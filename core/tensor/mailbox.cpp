@@ -9,9 +9,9 @@ namespace tessera {
 Mailbox::Mailbox(Device& device, std::size_t numbers) : device_(device), numbers_(numbers) {}
 
 Mailbox::~Mailbox() {
-  // A copy that is still to come would write into what is freed here.
-  if (!posted_.empty()) device_.stream().synchronize();
-  for (const Posted& message : posted_) free_.push_back(message.slot);
+  // A copy that is still to come would write into what is freed here: its slot is left.
+  if (posted_.empty() || device_.stream().drain())
+    for (const Posted& message : posted_) free_.push_back(message.slot);
   for (double* slot : free_) device_.release_pinned(slot);
 }
 

@@ -4,6 +4,7 @@
 
 #include <numeric>
 
+#include "core/base/error.h"
 #include "parallel/comm/local.h"
 #include "tests/emulation/device.h"
 #include "tests/seed.h"
@@ -69,6 +70,22 @@ TEST(Mailbox, HoldsNothingBeforeItsEvent) {
   EXPECT_EQ(slot[0], 1);
   EXPECT_EQ(slot[1], 2);
   device.release_pinned(slot);
+}
+
+// As after a peer has gone: its end must not throw while an exception is on its way.
+TEST(Mailbox, EndsQuietlyWhereTheWaitForItsMessagesFails) {
+  EmulatedCudaDevice device({}, test_seed());
+  const double sent = 1;
+  const Tensor message = Tensor::from_host(&sent, {1}, DType::f64, device);
+  EXPECT_THROW(
+      {
+        Mailbox box(device, 1);
+        box.post(message);
+        device.while_waiting = [](double) { fail("rank 1 is gone"); };
+        box.take();
+      },
+      Error);
+  device.while_waiting = nullptr;
 }
 
 TEST(Mailbox, GivesMessagesInOrder) {

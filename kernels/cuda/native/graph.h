@@ -10,10 +10,10 @@
 
 namespace tessera::cuda {
 
-// What `work` gives the stream, for launches on that stream, which outlives the graph. `memory` is kept as
-// long as the graph is. Throws what `work` throws, and Error where CUDA cannot capture it; the stream is as
-// before then.
-std::unique_ptr<Graph> capture_graph(cudaStream_t stream, const std::function<void()>& work,
+// What `work` gives the stream, for launches on that stream, which outlives the graph; `native` is the same
+// one. `memory` is kept as long as the graph is. Throws what `work` throws, and Error where CUDA cannot
+// capture it; the stream is as before then.
+std::unique_ptr<Graph> capture_graph(Stream& stream, cudaStream_t native, const std::function<void()>& work,
                                      std::shared_ptr<void> memory);
 
 }  // namespace tessera::cuda
