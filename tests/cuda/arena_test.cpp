@@ -92,6 +92,7 @@ TEST(Arena, KeepsHeldMemoryApart) {
   EXPECT_EQ(arena.allocate(3 * Arena::alignment), first) << "held memory serves what is held";
   arena.release(first);
   arena.hold(false);
+  EXPECT_EQ(arena.held_free(), 3 * Arena::alignment);
   arena.release(before);
   void* rest = arena.allocate(4 * Arena::alignment);
   EXPECT_EQ(rest, static_cast<std::byte*>(before) + 4 * Arena::alignment) << "not of held memory";

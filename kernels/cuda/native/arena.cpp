@@ -100,6 +100,12 @@ void Arena::free_held() {
   }
 }
 
+std::size_t Arena::held_free() const {
+  std::size_t bytes = 0;
+  for (const auto& [size, address] : held_free_) bytes += size;
+  return bytes;
+}
+
 std::size_t Arena::largest_free() const {
   return free_.empty() ? 0 : free_.rbegin()->first;
 }

@@ -33,6 +33,7 @@ class Arena {
 
   std::size_t reserved() const { return reserved_; }  // bytes of all segments
   std::size_t largest_free() const;
+  std::size_t held_free() const;  // bytes that are free for held allocations only
 
  private:
   struct Part {

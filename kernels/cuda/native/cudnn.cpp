@@ -38,6 +38,10 @@ void open_library() {
           "attention needs cuDNN 9: {}; install libcudnn9-cuda-13 or set LD_LIBRARY_PATH, or use `kernels: "
           "{{attention_forward: plain, attention_backward: plain}}`, which is slow",
           dlerror());
+    // cudnn-frontend opens a CUDA runtime of its own, and would take one of another version first.
+    setenv("CUDNN_FRONTEND_CUDART_LIB_NAME", "libcudart.so.13", 0);
+    if (dlopen(std::getenv("CUDNN_FRONTEND_CUDART_LIB_NAME"), RTLD_NOW | RTLD_LOCAL) == nullptr)
+      fail("attention needs the CUDA runtime: {}; add CUDA's lib64 to LD_LIBRARY_PATH", dlerror());
   });
   const std::size_t version = fe::detail::get_backend_version();
   if (version < oldest)

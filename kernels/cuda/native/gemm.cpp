@@ -97,10 +97,11 @@ struct Gemm::State {
     lt::Algorithm algorithm;
   };
 
-  explicit State(Device& device)
-      : stream(native_stream(device.stream())),
+  explicit State(Device& device_)
+      : device(device_),
+        stream(native_stream(device_.stream())),
         handle(lt::make_handle()),
-        workspace(device, workspace_bytes),
+        workspace(device_, workspace_bytes),
         machine(machine_name()),
         file(ChoiceFile::default_path()),
         tune(tuning_wanted()) {}
@@ -113,6 +114,7 @@ struct Gemm::State {
   GemmChoice choose_by_timing(const GemmKey& key, const lt::Problem& problem);
   GemmChoice time(const GemmKey& key, const lt::Problem& problem);
 
+  Device& device;
   cudaStream_t stream;
   lt::Handle handle;
   Storage workspace;
@@ -156,6 +158,7 @@ GemmChoice Gemm::State::choose_by_timing(const GemmKey& key, const lt::Problem& 
 
 GemmChoice Gemm::State::time(const GemmKey& key, const lt::Problem& problem) {
   const auto suggestions = problem.suggestions(workspace_bytes, most_suggestions);
+  device.stream().synchronize();  // what is under way may wait for other ranks: not within the tuner's waits
   Tuner tuner(problem, key, scratch(), stream);
   if (!tuner.ready()) {
     log::warn("no memory to time the product {}: cuBLASLt's first suggestion is taken", key.text());

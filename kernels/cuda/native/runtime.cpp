@@ -2,12 +2,17 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
+#include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <deque>
 #include <functional>
+#include <set>
 #include <thread>
 
 #include "core/base/error.h"
+#include "core/base/log.h"
 #include "core/base/progress.h"
 #include "core/tensor/device.h"
 #include "kernels/cuda/native/arena.h"
@@ -64,13 +69,20 @@ void wait_for(Query query, const std::function<void(double)>& look) {
   }
 }
 
-// Marks of all streams of a device, by number. Never waits: the host may be far ahead.
+// Marks of all streams of a device, by number. Never waits: the host may be far ahead. None may be used while
+// work is captured: a graph would take them for its own.
 class Events {
  public:
+  bool capturing = false;
+  void not_in_graph(const char* doing) const {
+    if (capturing) fail("CUDA: work captured as a graph {}", doing);
+  }
+
   ~Events() {
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
   }
   std::uint64_t record(cudaStream_t stream) {
+    not_in_graph("records an event");
     if (events_.size() >= kept && done(cudaEventQuery(events_.front()), "asking for an event")) {
       events_.push_back(events_.front());
       events_.pop_front();
@@ -82,12 +94,14 @@ class Events {
     return dropped_ + events_.size() - 1;
   }
   void wait(cudaStream_t stream, std::uint64_t event) {
+    not_in_graph("makes a stream wait for an event");
     if (event < dropped_) return;  // it has happened
     check(cudaStreamWaitEvent(stream, events_[static_cast<std::size_t>(event - dropped_)], 0),
           "waiting for an event");
   }
 
   cudaError_t query(std::uint64_t event) const {
+    not_in_graph("asks for an event");
     if (event < dropped_) return cudaSuccess;
     return cudaEventQuery(events_[static_cast<std::size_t>(event - dropped_)]);
   }
@@ -114,6 +128,7 @@ class CudaStream : public Stream {
     cudaStreamDestroy(stream_);
   }
   void synchronize() override {
+    events_->not_in_graph("waits for the device");
     wait_for([this] { return cudaStreamQuery(stream_); }, device_.while_waiting);
   }
   void synchronize(std::uint64_t event) override {
@@ -137,15 +152,19 @@ class CudaDevice : public Device {
       : Device(DeviceKind::cuda, options),
         arena_([this](std::size_t bytes) { return make_segment(bytes); }, segment_bytes) {
     check(cudaSetDevice(options.ordinal), "selecting the GPU");
+    ++sharers();
     events_ = std::make_shared<Events>();
     stream_ = std::make_unique<CudaStream>(*this, events_, false);
-    staging_ = std::make_unique<Staging>(stream_->handle());
+    staging_ = std::make_unique<Staging>(stream_->handle(), [this](cudaEvent_t sent) {
+      wait_for([sent] { return cudaEventQuery(sent); }, while_waiting);
+    });
   }
   ~CudaDevice() override {
     libraries_ = {};
     staging_.reset();
     stream_.reset();
     for (void* segment : segments_) cudaFree(segment);
+    --sharers();
   }
 
   std::string model() const override {
@@ -171,8 +190,7 @@ class CudaDevice : public Device {
     if (bytes == 0) return;
     const bool to_host = !on_device(to);
     const bool from_host = !on_device(from);
-    if (capturing_ && (to_host || from_host))
-      fail("CUDA device {}: work captured as a graph copies {} the host", ordinal(), to_host ? "to" : "from");
+    if (to_host || from_host) events_->not_in_graph("exchanges data with the host");
     if (from_host && !to_host) return staging_->copy(to, from, bytes);
     if (to_host) stream_->synchronize();  // here, where it may be ended, not within the copy
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_->handle()), "copying");
@@ -185,37 +203,55 @@ class CudaDevice : public Device {
   }
   void release_pinned(void* address) noexcept override { cudaFreeHost(address); }
   void copy_behind(void* pinned, const void* from, std::size_t bytes) override {
+    events_->not_in_graph("copies to the host");
     check(cudaMemcpyAsync(pinned, from, bytes, cudaMemcpyDeviceToHost, stream_->handle()), "copying");
   }
-  bool has_graphs() const override { return true; }
+  bool has_graphs() const override { return !exact_; }
   std::unique_ptr<Graph> capture(const std::function<void()>& work) override {
     std::shared_ptr<void> memory = graph_memory_.lock();
     if (memory == nullptr)
       memory = std::shared_ptr<void>(&arena_, [](void* arena) { static_cast<Arena*>(arena)->free_held(); });
     graph_memory_ = memory;
     const Capturing capturing(*this);
-    return capture_graph(stream_->handle(), work, std::move(memory));
+    return capture_graph(*stream_, stream_->handle(), work, std::move(memory));
   }
   std::optional<std::size_t> available() const override {
     std::size_t free = 0;
     std::size_t total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
-    return free + arena_.reserved() - memory().in_use;
+    const std::size_t ours = arena_.reserved() - memory().in_use - arena_.held_free();
+    return (free > for_others ? free - for_others : 0) / static_cast<std::size_t>(sharers()) + ours;
   }
   void reserve(std::size_t bytes) override {
-    if (arena_.reserved() < bytes) arena_.reserve(bytes - arena_.reserved());
+    if (arena_.reserved() < bytes && !arena_.reserve(bytes - arena_.reserved()))
+      log::warn("CUDA device {}: no {} MiB in one piece to reserve; memory is taken piece by piece",
+                ordinal(), (bytes - arena_.reserved()) >> 20);
   }
   void zero(void* address, std::size_t bytes) override {
     if (bytes > 0) check(cudaMemsetAsync(address, 0, bytes, stream_->handle()), "zeroing memory");
   }
 
  protected:
-  void* do_allocate(std::size_t bytes) override { return arena_.allocate(bytes); }
-  void do_release(void* address, std::size_t) noexcept override { arena_.release(address); }
+  void* do_allocate(std::size_t bytes) override {
+    return exact_ ? make_segment(bytes) : arena_.allocate(bytes);
+  }
+  void do_release(void* address, std::size_t) noexcept override {
+    if (!exact_) return arena_.release(address);
+    stream_->drain();
+    cudaFree(address);
+    segments_.erase(address);
+  }
 
  private:
   static constexpr std::size_t segment_bytes = std::size_t{1} << 30;
+  // What libraries, kernels' code, graphs and NCCL's buffers take beside the arena, some of it later.
+  static constexpr std::size_t for_others = std::size_t{1536} << 20;
 
+  // Devices of this process on the same GPU: ranks that are threads.
+  std::atomic<int>& sharers() const {
+    static std::array<std::atomic<int>, 64> counts{};
+    return counts[static_cast<std::size_t>(ordinal()) % counts.size()];
+  }
   // While one lives, a graph is captured.
   class Capturing {
    public:
@@ -226,7 +262,7 @@ class CudaDevice : public Device {
 
    private:
     void set(bool on) {
-      device_.capturing_ = on;
+      device_.events_->capturing = on;
       device_.arena_.hold(on);
     }
     CudaDevice& device_;
@@ -240,7 +276,7 @@ class CudaDevice : public Device {
       return nullptr;
     }
     check(error, "allocating memory");
-    segments_.push_back(address);
+    segments_.insert(address);
     return address;
   }
   static bool on_device(const void* address) {
@@ -251,8 +287,9 @@ class CudaDevice : public Device {
 
   Arena arena_;
   std::weak_ptr<void> graph_memory_;  // while there are graphs
-  bool capturing_ = false;
-  std::vector<void*> segments_;
+  std::set<void*> segments_;
+  // Every allocation is one of CUDA's own, whose bounds compute-sanitizer knows: slow, and without graphs.
+  bool exact_ = std::getenv("TESSERA_EXACT_ALLOCATIONS") != nullptr;
   std::shared_ptr<Events> events_;
   std::unique_ptr<CudaStream> stream_;
   std::unique_ptr<Staging> staging_;
@@ -260,6 +297,9 @@ class CudaDevice : public Device {
 };
 
 int count_gpus() {
+  // Streams beyond the number of hardware queues, 8 unless asked otherwise, may wait for each other: a
+  // message that its receiver is late for would hold up another one.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   int driver = 0;
   check(cudaDriverGetVersion(&driver), "asking for the driver");
   if (driver == 0)

@@ -30,7 +30,7 @@ void Staging::copy(void* to, const void* from, std::size_t bytes) {
     const std::size_t part = std::min(slot_bytes, bytes - at);
     const Slot& slot = slots_[next_];
     next_ = (next_ + 1) % slots;
-    check(cudaEventSynchronize(slot.sent), "waiting for a copy");  // returns at once if never recorded
+    wait_(slot.sent);  // no wait if it was never recorded
     std::memcpy(slot.memory, static_cast<const std::byte*>(from) + at, part);
     check(
         cudaMemcpyAsync(static_cast<std::byte*>(to) + at, slot.memory, part, cudaMemcpyHostToDevice, stream_),

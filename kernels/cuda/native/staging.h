@@ -6,13 +6,17 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <functional>
+#include <utility>
 #include <vector>
 
 namespace tessera::cuda {
 
 class Staging {
  public:
-  explicit Staging(cudaStream_t stream) : stream_(stream) {}
+  // `wait` returns once the event has come, or throws.
+  Staging(cudaStream_t stream, std::function<void(cudaEvent_t)> wait)
+      : stream_(stream), wait_(std::move(wait)) {}
   ~Staging();
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
@@ -31,6 +35,7 @@ class Staging {
   void make_slots();
 
   cudaStream_t stream_;
+  std::function<void(cudaEvent_t)> wait_;
   std::vector<Slot> slots_;
   std::size_t next_ = 0;
 };
