@@ -78,7 +78,7 @@ std::string ExpertBalance::overflow(std::size_t layer, double rows) const {
   const std::int64_t most = room_.tokens * all_[layer].chosen;
   const double least = std::ceil(rows * room_.ranks / static_cast<double>(most) * 100) / 100;
   return fmt::format(
-      "{}: one rank has {:.0f} rows for another's experts, and parallel.expert_buffer {} holds {}; nothing "
+      "{}: one rank has {:.0f} rows for one rank's experts, and parallel.expert_buffer {} holds {}; nothing "
       "was updated: raise it to at least {}, or to ep {}, which holds any",
       all_[layer].name, rows, room_.buffer.factor, buffer_rows(room_.buffer, most, room_.ranks), least,
       room_.ranks);
@@ -96,15 +96,6 @@ ExpertLoad ExpertBalance::read(std::span<const double> message) const {
       load.overflow = overflow(layer, rows);
   }
   return load;
-}
-
-void ExpertBalance::check_room() const {
-  std::vector<double> host(static_cast<std::size_t>(own_.numel()));
-  own_.to_host(host.data());
-  const auto row = static_cast<std::size_t>(own_.size(1));
-  for (std::size_t layer = 0; layer < all_.size(); ++layer)
-    if (const double rows = host[layer * row + 1]; rows > 0)
-      throw Error(overflow(layer, rows), ExitCode::numbers_suspect);
 }
 
 }  // namespace tessera

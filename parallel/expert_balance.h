@@ -50,8 +50,6 @@ class ExpertBalance {
   // The load, for a Mailbox; and what it says.
   const Tensor& message() const { return message_; }
   ExpertLoad read(std::span<const double> message) const;
-  // Throws Error where rows of this rank's own layers found no room since clear(); waits.
-  void check_room() const;
 
  private:
   std::int64_t layers() const { return own_.size(0); }

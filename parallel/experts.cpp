@@ -202,21 +202,24 @@ class ExpertDispatcher : public TokenDispatcher {
   ExpertDispatcher(ProcessGroup& ep, ProcessGroup& etp, ExpertBuffer buffer)
       : ep_(ep), etp_(etp), buffer_(buffer) {}
   std::unique_ptr<Trip> plan(const Tensor& counts, std::int64_t rows, const Tensor& over) override {
-    if (buffer_.bounded()) return std::make_unique<BoundedTrip>(counts, rows, over, ep_, etp_, buffer_);
+    if (buffer_.bounded() && !waits_)
+      return std::make_unique<BoundedTrip>(counts, rows, over, ep_, etp_, buffer_);
     return std::make_unique<CountedTrip>(counts, ep_, etp_);
   }
+  void let_host_wait(bool may) override { waits_ = may; }
 
  private:
   ProcessGroup& ep_;
   ProcessGroup& etp_;
   ExpertBuffer buffer_;
+  bool waits_ = false;
 };
 
 }  // namespace
 
 std::int64_t buffer_rows(ExpertBuffer buffer, std::int64_t rows, int ranks) {
-  return std::min(rows,
-                  static_cast<std::int64_t>(std::ceil(buffer.factor * static_cast<double>(rows) / ranks)));
+  const double bound = std::ceil(buffer.factor * static_cast<double>(rows) / ranks);
+  return bound < static_cast<double>(rows) ? static_cast<std::int64_t>(bound) : rows;
 }
 
 std::unique_ptr<TokenDispatcher> expert_dispatcher(ProcessGroup& ep, ProcessGroup& etp, ExpertBuffer buffer) {

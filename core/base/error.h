@@ -18,7 +18,7 @@ enum class ExitCode : int {
   ok = 0,
   failure = 1,
   usage = 2,             // command line or config
-  numbers_suspect = 16,  // non-finite loss: resume to decide
+  numbers_suspect = 16,  // non-finite loss, rows of experts without room: resume to decide
   requeue = 75,          // saved on request, run me again
   watchdog = 124,
 };

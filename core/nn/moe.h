@@ -32,6 +32,8 @@ class TokenDispatcher {
   // counts: I32 [experts], how many of this rank's `rows` are for each. over: F64 [1], raised to the rows
   // that one rank has for another where a buffer holds fewer: results are then wrong.
   virtual std::unique_ptr<Trip> plan(const Tensor& counts, std::int64_t rows, const Tensor& over) = 0;
+  // Whether the host may wait for counts from now on: then any load finds room.
+  virtual void let_host_wait(bool) {}
 };
 
 // All experts are here.
@@ -59,6 +61,7 @@ class Moe : public Body {
   Tensor forward(const Tensor& x, const ForwardContext& context) override;
 
   const MoeSpec& spec() const { return spec_; }
+  TokenDispatcher& dispatcher() { return *dispatcher_; }
   void set_dispatcher(std::unique_ptr<TokenDispatcher> dispatcher) { dispatcher_ = std::move(dispatcher); }
   // Adds up [B, E] counts over the ranks that share a microbatch's sequences.
   void on_sequence_counts(std::function<void(const Tensor&)> sum) { sum_sequences_ = std::move(sum); }

@@ -1,7 +1,8 @@
 // y = x W_gᵀ, where rows of x fall into groups, each with a matrix of its own: experts.
 //
 // Rows beyond the last group are of none: they add nothing to any gradient of a matrix, and what stands in
-// their place in y and in the gradient of x is not written and must not be read.
+// their place in y and in the gradient of x is not written: it may be computed with, but what comes of it
+// must not be used.
 #pragma once
 
 #include "core/autograd/parameter.h"
