@@ -34,7 +34,10 @@ std::int64_t gradient_buffers(const ReduceGroups& groups) {
   return static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(groups.local_groups)));
 }
 
-std::size_t activation_bytes(Model& model, const ParallelLayout& layout, const BatchShape& batch) {
+enum class Directions : std::uint8_t { forward, both };
+
+std::size_t activation_bytes(Model& model, const ParallelLayout& layout, const BatchShape& batch,
+                             Directions directions) {
   Device& device = model.device();
   for (Parameter* parameter : model.parameters()) {
     parameter->value();
@@ -44,7 +47,12 @@ std::size_t activation_bytes(Model& model, const ParallelLayout& layout, const B
   const std::size_t before = device.memory().peak;
   const Tensor ids = Tensor::empty({batch.micro_batch, batch.seq_len / layout.mesh.cp}, DType::i32, device);
   const Batch one{ids, ids, batch.document_mask ? ids : Tensor(), ids};
-  if (model.head() != nullptr) {
+  if (directions == Directions::forward) {
+    const NoGrad no_grad;
+    const Tensor y = model.hidden({}, one);
+    if (model.head() != nullptr)
+      model.head()->loss(y, ids.view({ids.numel()}), Tensor::empty({1}, DType::f32, device));
+  } else if (model.head() != nullptr) {
     const Tensor loss = model.loss(one, Tensor::empty({1}, DType::f32, device));
     const Tensor gradient = Tensor::empty(loss.shape(), loss.dtype(), device);
     backward(std::span(&loss, 1), std::span(&gradient, 1));
@@ -60,7 +68,8 @@ std::size_t activation_bytes(Model& model, const ParallelLayout& layout, const B
 // share a sequence has its end, which attends to most. Where experts' buffers are unbounded, with all experts
 // here: as many rows meet them as leave for other ranks.
 std::size_t dry_run(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
-                    const BatchShape& batch, const std::vector<std::int64_t>& chunks, Device& meta) {
+                    const BatchShape& batch, const std::vector<std::int64_t>& chunks, Device& meta,
+                    Directions directions = Directions::both) {
   const MeshShape& mesh = layout.mesh;
   const ExpertBuffer buffer{layout.expert_buffer};
   const bool bounded = buffer.bounded() && mesh.ep * mesh.etp > 1;
@@ -75,13 +84,14 @@ std::size_t dry_run(const ModelSpec& spec, const ModelOptions& options, const Pa
     if (auto* moe = dynamic_cast<Moe*>(module); moe != nullptr && bounded)
       moe->set_dispatcher(expert_dispatcher(*ep, *etp, buffer));
   }
-  return activation_bytes(model, layout, batch);
+  return activation_bytes(model, layout, batch, directions);
 }
 
 }  // namespace
 
 std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
-                            const BatchShape& batch, const ReduceGroups& groups, Device* device) {
+                            const BatchShape& batch, const ReduceGroups& groups, Device* device,
+                            bool graphs) {
   const DeviceOptions as{
       .chunk_bytes = device != nullptr ? device->chunk_bytes() : DeviceOptions().chunk_bytes,
       .stands_for = device};
@@ -98,7 +108,8 @@ std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, 
     state += static_cast<double>(parameter->shape().numel()) *
              bytes_per_parameter(options, owners == 1 ? 0 : layout.zero, owners, gradient_buffers(groups));
   }
-  const std::size_t activations = dry_run(spec, options, layout, batch, counts, *meta);
+  std::size_t activations = dry_run(spec, options, layout, batch, counts, *meta);
+  if (graphs) activations += dry_run(spec, options, layout, batch, counts, *meta, Directions::forward);
   if (chunks > 1 && device != nullptr)  // kernels of later stages too
     dry_run(spec, options, layout, batch, {static_cast<std::int64_t>(spec.layers.size())}, *meta);
   const auto live = std::min<std::int64_t>(mesh.pp, groups.local_groups * groups.microbatches_per_group());
@@ -107,15 +118,16 @@ std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, 
 }
 
 void take_memory(Device& device, const ModelSpec& spec, const ModelOptions& options,
-                 const ParallelLayout& layout, const BatchShape& batch, const ReduceGroups& groups) {
+                 const ParallelLayout& layout, const BatchShape& batch, const ReduceGroups& groups,
+                 bool graphs) {
   const std::optional<std::size_t> available = device.available();
   if (!available) return;
-  const std::size_t needed = estimate_memory(spec, options, layout, batch, groups, &device);
+  const std::size_t needed = estimate_memory(spec, options, layout, batch, groups, &device, graphs);
   if (needed <= *available) return device.reserve(needed);
   std::string fits;
   const auto try_one = [&](const ModelOptions& model, const ParallelLayout& ranks, const BatchShape& smaller,
                            const std::string& text) {
-    const std::size_t bytes = estimate_memory(spec, model, ranks, smaller, groups, &device);
+    const std::size_t bytes = estimate_memory(spec, model, ranks, smaller, groups, &device, graphs);
     if (bytes <= *available)
       fits += fmt::format("{}{} would take {}", fits.empty() ? "" : ", ", text,
                           bytes_text(static_cast<double>(bytes)));

@@ -194,8 +194,8 @@ void print_start_table(const Config& config, const RunSetup& setup, const Engine
       defaults +=
           (defaults.empty() ? "" : ", ") + key + "=" + description.release.config->value(key, Json()).dump();
 
-  const auto memory = static_cast<double>(
-      estimate_memory(spec, setup.model, engine.layout(), setup.batch, groups, setup.device.get()));
+  const auto memory = static_cast<double>(estimate_memory(
+      spec, setup.model, engine.layout(), setup.batch, groups, setup.device.get(), config.train.cuda_graphs));
   const double rate = measure_flops(engine.device(), setup.model.compute, spec.hidden_size) * ranks.size();
   const double step_tokens = static_cast<double>(config.train.global_batch * config.data.seq_len);
   const double step_seconds = step_tokens * flops_per_token(spec, config.data.seq_len) / rate;

@@ -259,7 +259,8 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   const BatchShape& batch = s.setup.batch;
   take_memory(*s.setup.device, s.setup.description.release.spec, s.setup.model, layout, batch,
               plan_reduce_groups(batch.global_batch, batch.micro_batch, s.position.reduce_groups,
-                                 layout.mesh.dp, 0, layout.zero >= 2));
+                                 layout.mesh.dp, 0, layout.zero >= 2),
+              s.config.train.cuda_graphs);
   s.engine =
       std::make_unique<Engine>(s.setup.description.release.spec, *s.setup.device, *s.setup.ranks, layout,
                                s.setup.model, s.setup.batch, s.position.reduce_groups, s.setup.optimizer);
