@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+
 #include "parallel/comm/local.h"
 #include "tests/emulation/device.h"
 #include "tests/seed.h"
@@ -92,6 +95,52 @@ TEST(Graphs, TrainToTheSameBitsHoweverExpertsAreBalanced) {
     subject.reduce_groups = 2;
     expect_same_as_without(subject, {});
   }
+}
+
+// What happens between steps: evaluations, a step that is not finite and so skipped, weights and an
+// optimizer's state from elsewhere.
+TEST(Graphs, GoOnWhateverHappensBetweenSteps) {
+  Subject subject = small("qwen3");
+  subject.model.compute = DType::bf16;
+  subject.steps = 6;
+  const auto run = [&](bool graphs) {
+    ShortRun result;
+    run_local_ranks(1, [&](ProcessGroup& world) {
+      EmulatedCudaDevice device({}, test_seed());
+      Engine engine(subject.spec, device, world, {}, subject.model, subject.batch, subject.reduce_groups,
+                    subject.optimizer);
+      if (graphs) engine.use_graphs();
+      std::vector<double> evaluations;
+      float kept = 0;
+      const auto put = [&](float value) {
+        const Tensor weight = engine.held().back().weight;
+        device.copy(weight.raw(), &value, sizeof value);
+        engine.weights_changed();
+      };
+      result = run_shortly(subject, engine, [&](int step) {
+        const Sample sample = draw_sample(subject, 1000);
+        evaluations.push_back(engine.evaluate(make_batch(std::span(&sample, 1), true, device)));
+        if (step == 3) {
+          device.copy(&kept, engine.held().back().weight.raw(), sizeof kept);
+          put(std::numeric_limits<float>::infinity());
+        }
+        if (step == 4) {
+          put(kept + 1);
+          engine.optimizer().set_steps(40);
+        }
+      });
+      for (std::size_t step = 0; step < result.reports.size(); ++step)
+        EXPECT_EQ(result.reports[step].updated, step == 3 ? 0 : 1) << step;
+      result.reports.clear();  // a loss that is not a number equals none
+      result.weights.insert(result.weights.end(), evaluations.begin(), evaluations.end());
+    });
+    return result;
+  };
+  const ShortRun plain = run(false);
+  const ShortRun graphs = run(true);
+  ASSERT_EQ(graphs.weights.size(), plain.weights.size());
+  for (std::size_t i = 0; i < plain.weights.size(); ++i)
+    ASSERT_TRUE(graphs.weights[i] == plain.weights[i] || std::isnan(plain.weights[i])) << i;
 }
 
 TEST(Graphs, AreRefusedWhereRanksExchangeWithinAMicrobatch) {

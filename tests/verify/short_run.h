@@ -45,7 +45,7 @@ inline ShortRun run_shortly(
       return make_batch(std::span(&sample, 1), subject.document_mask, engine.device(), engine.positions());
     };
     engine.run_step(load, subject.batch.global_batch * subject.batch.seq_len);
-    engine.update(subject.lr, subject.clip);
+    engine.update(subject.lr * (1 + step), subject.clip / (1 + step));
   }
   begins(subject.steps);
   ShortRun run;
