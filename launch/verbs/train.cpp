@@ -69,6 +69,7 @@ int train_met(const TrainArguments& arguments) {
   };
   try {
     const auto ranks = make_met_group(meeting, config.train.device);
+    watch_for_stop_requests();  // until then a signal ends the wait for the others at once
     Trainer trainer(config, *ranks, {arguments.fresh, "met at a file"});
     return static_cast<int>(trainer.run());
   } catch (const PeerFailed&) {  // who tells of it
@@ -84,13 +85,13 @@ int train(const TrainArguments& arguments) {
   if (arguments.rank.has_value() != !arguments.meet.empty())
     fail_usage(
         "--rank and --meet go together, with --ranks: each process says which one it is, and where all meet");
-  watch_for_stop_requests();
   if (!arguments.meet.empty()) {
     if (started_by_mpi())
       fail_usage(
           "--meet is for ranks that nothing starts together; under mpirun or srun they have met already");
     return train_met(arguments);
   }
+  watch_for_stop_requests();
   if (started_by_mpi()) {
     if (arguments.ranks > 1)
       fail_usage("--ranks starts threads; under mpirun or srun the ranks are there already");
