@@ -2,7 +2,7 @@
 # Checks Tessera on a GPU and measures it there, in at most nine minutes, without a network.
 #
 #   tests/gpu.sh pack     where the Debian packages are: builds, and collects what the next line needs in build/gpu-ready
-#   tests/gpu.sh [PART…]  on a machine with a GPU, the driver and the libraries of CUDA, cuDNN and NCCL: runs every part, or
+#   tests/gpu.sh [PART…]  on a machine with a GPU, the driver and the libraries of CUDA and cuDNN: runs every part, or
 #                         those named: ops parity layouts kernels training gemm memcheck racecheck
 #   tests/gpu.sh --cpu    the same script on CPUs with small sizes, to try the script itself
 #
@@ -18,8 +18,9 @@ limit=540
 pack() {
   set -e
   launch/fetch-cudnn-frontend.sh
+  # Ranks are threads there, so NCCL stays at home.
   cmake --preset release -B build/gpu -DTESSERA_CUDA=ON -DTESSERA_CUDA_ARCHITECTURES="${TESSERA_CUDA_ARCHITECTURES:-90}" \
-    -DTESSERA_NATIVE=OFF >/dev/null
+    -DTESSERA_NATIVE=OFF -DTESSERA_NCCL=OFF >/dev/null
   cmake --build build/gpu --target tests_gpu tessera
   rm -rf "$ready" && mkdir -p "$ready/tree/lib"
   strip -o "$ready/tree/tests_gpu" build/gpu/tests/cuda/tests_gpu
@@ -28,6 +29,7 @@ pack() {
   ldd "$ready/tree/tests_gpu" "$ready/tree/tessera" | awk '$3 ~ /^\// { print $3 }' | sort -u |
     grep -Ev '/lib(cuda|cudart|cublas|cudnn|nccl|nv)[^/]*$|/lib(c|m|dl|pthread|rt|resolv)\.so|ld-linux' |
     xargs -I{} cp -L {} "$ready/tree/lib/"
+  getconf GNU_LIBC_VERSION >"$ready/tree/glibc"
   # Packed, since what travels to such a machine is often limited.
   tar -C "$ready/tree" -czf "$ready/tree.tar.gz" .
   rm -rf "$ready/tree"
@@ -44,50 +46,55 @@ part() {
   shift 2
   [ ${#wanted[@]} -eq 0 ] || [[ " ${wanted[*]} " == *" $name "* ]] || return 0
   local rest; rest=$(remaining)
-  # A function runs in a shell of its own, whose children timeout ends with it.
-  # shellcheck disable=SC2163  # exports the function of that name
-  export -f "$1" 2>/dev/null
+  # In a shell of its own, whose children timeout ends with it.
   timeout -k 5 $((rest < seconds ? rest : seconds)) bash -c '"$@"' part "$@" >"$results/$name.log" 2>&1 || code=$?
   case $code in 0) ;; 77) status=skipped ;; 124 | 137) status="out of time" ;; *) status="failed ($code)" ;; esac
-  case $status in ok | skipped) ;; *) failed=1 ;; esac
+  [ "$status" != "out of time" ] || [ "$rest" -ge "$seconds" ] || status="cut short"  # by the whole script's limit
+  case $status in ok | skipped | "cut short") ;; *) failed=1 ;; esac
   local line; line=$(grep -v '^ *$' "$results/$name.log" | tail -1 | cut -c1-100 | tr -d '"\\')
   parts+=("{\"part\":\"$name\",\"status\":\"$status\",\"seconds\":$((SECONDS - began)),\"says\":\"$line\"}")
   printf '%-10s %-12s %4d s  %s\n' "$name" "$status" $((SECONDS - began)) "$line" | tee -a "$results/results.txt"
-  [ "$status" = ok ] || [ "$status" = skipped ] || tail -15 "$results/$name.log" | sed 's/^/    /'
+  [ "$status" = ok ] || [ "$status" = skipped ] || [ "$status" = "cut short" ] || tail -15 "$results/$name.log" | sed 's/^/    /'
 }
 
 # On CPUs the tests of GPUs can only be listed, which shows that the program and its libraries are whole.
 gtests() {
-  if [ "$device" = cuda ]; then "$tree/tests_gpu" --gtest_brief=1 "$@"; else "$tree/tests_gpu" --gtest_list_tests "$@"; fi
+  if [ "$device" = cuda ]; then "$bin/tests_gpu" --gtest_brief=1 "$@"; else "$bin/tests_gpu" --gtest_list_tests "$@"; fi
 }
 
 # Every layout of two ranks for three families, some in bf16 and some of four ranks; the ranks are threads that share a GPU.
 layouts() {
-  export TESSERA_GEMM_TUNE=0
   local faults=0 config two four
   for config in llama-3.2-1b qwen3-0.6b qwen3-30b-a3b; do
-    "$tree/tessera" verify "configs/$config.yaml" --all --ranks 2 --device "$device" || faults=1
+    "$bin/tessera" verify "configs/$config.yaml" --all --ranks 2 --device "$device" || faults=1
   done
   for two in "tp: 2" "dp: 2, zero: 3"; do  # few: each plans its attention anew
-    "$tree/tessera" verify configs/llama-3.2-1b.yaml "parallel={$two}" --device "$device" --precision bf16 >"$work/two" || faults=1
+    "$bin/tessera" verify configs/llama-3.2-1b.yaml "parallel={$two}" --device "$device" --precision bf16 >"$work/two" || faults=1
     tail -4 "$work/two"
   done
   for four in "tp: 2, zero: 3" "pp: 2, cp: 2" "pp: 2, tp: 2, schedule: zero_bubble" "cp: 2, tp: 2" "ep: 4, zero: 2" "ep: 2, etp: 2, expert_buffer: 2"; do
-    "$tree/tessera" verify configs/qwen3-30b-a3b.yaml "parallel={$four}" --ranks 4 --device "$device" >"$work/four" || faults=1
+    "$bin/tessera" verify configs/qwen3-30b-a3b.yaml "parallel={$four}" --ranks 4 --device "$device" >"$work/four" || faults=1
     tail -4 "$work/four"
   done
   return "$faults"
 }
 
+untimed() {
+  export TESSERA_GEMM_TUNE=0
+  "$@"
+}
+
 kernels() {
   rm -f "$results/kernels.jsonl"
-  "$tree/tessera" bench kernels --device "$device" --json "$results/kernels.jsonl"
+  "$bin/tessera" bench kernels --device "$device" --json "$results/kernels.jsonl"
 }
 
 sanitize() {
   local tool
   tool=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
   [ -x "$tool" ] || { echo "compute-sanitizer is not installed"; exit 77; }
+  # Allocations of their own, whose bounds the tool knows.
+  export TESSERA_EXACT_ALLOCATIONS=1 LD_LIBRARY_PATH=$tree/lib:$LD_LIBRARY_PATH
   "$tool" --tool "$1" --error-exitcode 9 "$tree/tests_gpu" --gtest_brief=1 --gtest_filter="$2"
 }
 
@@ -135,7 +142,21 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export results work tree=$work/tree
 mkdir "$tree" && tar -C "$tree" -xzf "$ready/tree.tar.gz"
-export LD_LIBRARY_PATH=$tree/lib:/usr/local/cuda/lib64:/usr/local/cuda/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+# What travelled is for our programs alone: others have libraries of their own.
+mkdir "$tree/bin"
+for one in tessera tests_gpu; do
+  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s:$LD_LIBRARY_PATH exec %s "$@"\n' "$tree/lib" "$tree/$one" >"$tree/bin/$one"
+  chmod +x "$tree/bin/$one"
+done
+export bin=$tree/bin
+newest=$(printf '%s\n' "$(awk '{ print $2 }' "$tree/glibc")" "$(getconf GNU_LIBC_VERSION | awk '{ print $2 }')" | sort -V | tail -1)
+[ "$newest" = "$(getconf GNU_LIBC_VERSION | awk '{ print $2 }')" ] ||
+  { echo "gpu.sh: the pack was made with glibc $newest, this system has an older one: pack on a system no newer than this" >&2; exit 1; }
+# cuDNN comes with the toolkit, the system, or PyTorch.
+cudnn=$(find -L /usr/local/cuda/lib64 /usr/local/cuda/lib /usr/lib/x86_64-linux-gnu /usr/lib64 \
+  $("${PYTHON:-python3}" -c 'import site; print(*(p + "/nvidia" for p in site.getsitepackages()))' 2>/dev/null) \
+  -maxdepth 3 -name 'libcudnn.so.9' 2>/dev/null | head -1)
+export LD_LIBRARY_PATH=/usr/local/cuda/lib64:/usr/local/cuda/lib${cudnn:+:${cudnn%/*}}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export TESSERA_GEMM_CACHE=$work/gemm.json
 
 gpu=cpu facts="" libraries=$(library_versions)
@@ -148,17 +169,20 @@ case $gpu in
   *H100*PCIe*) known=756 ;; *H100*NVL*) known=835 ;; *A100*) known=312 ;; *B200*) known=2250 ;; *) known=989 ;;
 esac
 export peak=${PEAK:-$known}
+[ -n "$cudnn" ] || echo "no libcudnn.so.9 in the toolkit, the system or PyTorch: parts that need cuDNN's attention will fail"
 printf '%s, %s; %s; MFU of %s TFLOP/s\n\n' "$gpu" "$facts" "$libraries" "$peak" | tee "$results/results.txt"
 
-part ops 120 gtests '--gtest_filter=-GpuSpeed.*:*Training*:*Graphs*'
-part parity 60 gtests '--gtest_filter=*Training*:*Graphs*'
-part layouts 120 layouts
-part kernels 100 kernels
-part training 300 bash tests/bench/gpu_training.sh
-part gemm 60 gtests '--gtest_filter=GpuSpeed.*'
+export -f gtests layouts untimed kernels sanitize
+# Most important first; products are timed only where speed is measured.
+part ops 90 untimed gtests '--gtest_filter=-GpuSpeed.*:*Training*:*Graphs*'
+part training 200 bash tests/bench/gpu_training.sh
+part parity 40 untimed gtests '--gtest_filter=*Training*:*Graphs*'
+part layouts 80 untimed layouts
+part kernels 60 kernels
+part gemm 30 gtests '--gtest_filter=GpuSpeed.*'
 # Kernels of our own only: those of libraries take long. Races are those in shared memory.
-part memcheck 60 sanitize memcheck 'Gpu/GpuOps.Case/*_bf16_chosen:-*attention*:*/linear*:*_linear_cross*:*router_logits*'
-part racecheck 60 sanitize racecheck \
+part memcheck 40 untimed sanitize memcheck 'Gpu/GpuOps.Case/*_bf16_chosen:-*attention*:*/linear*:*_linear_cross*:*router_logits*'
+part racecheck 30 untimed sanitize racecheck \
   '*/rms_norm_bf16_chosen:*/embedding_bf16_chosen:*/balance_bf16_chosen:*/spread_rows_bf16_chosen:*/grouped_linear_bf16_chosen'
 write_results
 echo "results in $results; $SECONDS s"
