@@ -104,23 +104,23 @@ TEST_F(KernelChoice, FollowsAWishOrFails) {
 
 // A dry run takes the choice, and the refusals, of the device that it stands for.
 TEST(KernelDryRun, AsksTheDeviceItStandsFor) {
-  auto* kernel = new Kernel<Bytes>("kernel_dry_run_test");
-  kernel->add(
+  static Kernel<Bytes> kernel("kernel_dry_run_test");  // the registry of slots keeps its address
+  kernel.add(
       {.device = DeviceKind::cpu, .name = "roomy", .run = nothing, .workspace_bytes = [](const Bytes& args) {
          return 2 * args.result.bytes();
        }});
-  kernel->add({.device = DeviceKind::cpu,
-               .name = "strict",
-               .run = nothing,
-               .workspace_bytes = [](const Bytes& args) -> std::size_t {
-                 fail("no room on device {}", args.result.device().modelled().ordinal());
-               },
-               .on_request = true});
+  kernel.add({.device = DeviceKind::cpu,
+              .name = "strict",
+              .run = nothing,
+              .workspace_bytes = [](const Bytes& args) -> std::size_t {
+                fail("no room on device {}", args.result.device().modelled().ordinal());
+              },
+              .on_request = true});
   const auto device = make_device(DeviceKind::cpu, {.ordinal = 3});
   const auto peak = [&] {
     const auto meta = make_device(DeviceKind::meta, {.stands_for = device.get()});
     const Tensor result = Tensor::empty({100}, DType::u8, *meta);
-    (*kernel)({result}, *meta);
+    kernel({result}, *meta);
     return meta->memory().peak;
   };
   EXPECT_EQ(peak(), 300U);
