@@ -29,7 +29,9 @@ ExpertBalance::ExpertBalance(const ModelSpec& spec, const BalanceSpec& balance, 
         all_.push_back({"layers." + std::to_string(i) + ".ffn", moe->top_k});
   const auto layers = static_cast<std::int64_t>(all_.size());
   const std::int64_t width = most_experts(spec);
-  own_ = Tensor::zeros({layers, 2 + width}, DType::f64, device);
+  // A row of zeros for each rank without a layer: all send as many as there are ranks, in combine().
+  const std::int64_t rows = std::max<std::int64_t>(layers, world.size());
+  own_ = Tensor::zeros({rows, 2 + width}, DType::f64, device);
   message_ = Tensor::zeros({layers * (2 + width)}, DType::f64, device);
   if (balance.kind == Balance::global) gradient_ = Tensor::zeros({1, width}, DType::f32, device);
   for (Moe* moe : experts_) {
@@ -43,15 +45,26 @@ ExpertBalance::ExpertBalance(const ModelSpec& spec, const BalanceSpec& balance, 
   }
 }
 
+// In order of rank whichever way: of few ranks each gets what all have; of many, of which that would be more
+// than the layers are worth, each adds up one layer.
 void ExpertBalance::combine() {
-  Tensor all = own_;
-  if (world_.size() > 1) {
-    all = Tensor::empty({world_.size() * own_.numel()}, DType::f64, own_.device());
-    world_.all_gather(all, own_);
+  const std::int64_t ranks = world_.size();
+  Device& device = own_.device();
+  Tensor parts = own_.view({1, own_.size(0), 2 + width()});
+  if (ranks > 1 && ranks <= layers()) {
+    parts = Tensor::empty({ranks, layers(), 2 + width()}, DType::f64, device);
+    world_.all_gather(parts, own_);
+  } else if (ranks > 1) {
+    const Tensor one = Tensor::empty({ranks, 1, 2 + width()}, DType::f64, device);
+    world_.all_to_all(one, own_);
+    const Tensor sum = Tensor::empty({2 + width()}, DType::f64, device);
+    combine_loads_kernel()({one, sum.narrow(0, 0, 1), sum.narrow(0, 1, 1), sum.narrow(0, 2, width())},
+                           device);
+    parts = Tensor::empty({1, ranks, 2 + width()}, DType::f64, device);
+    world_.all_gather(parts, sum);
+    parts = parts.view({ranks, 2 + width()}).narrow(0, 0, layers()).view({1, layers(), 2 + width()});
   }
-  combine_loads_kernel()(
-      {all.view({world_.size(), layers(), 2 + width()}), message_.narrow(0, 0, layers()), over(), slots()},
-      own_.device());
+  combine_loads_kernel()({parts, message_.narrow(0, 0, layers()), over(), slots()}, device);
 }
 
 // transformers' term couples all layers and the whole batch: E Σ f P, with f the share of tokens that choose

@@ -52,7 +52,7 @@ class ExpertBalance {
   ExpertLoad read(std::span<const double> message) const;
 
  private:
-  std::int64_t layers() const { return own_.size(0); }
+  std::int64_t layers() const { return static_cast<std::int64_t>(all_.size()); }
   std::int64_t width() const { return own_.size(1) - 2; }
   Tensor slots() const { return message_.narrow(0, 2 * layers(), layers() * width()); }
   std::string overflow(std::size_t layer, double rows) const;
@@ -67,7 +67,7 @@ class ExpertBalance {
   std::vector<Named> all_;  // layers with experts
   ExpertRoom room_;
   ProcessGroup& world_;
-  Tensor own_;       // F64 [layers, 2 + experts]: this rank's share
+  Tensor own_;       // F64 [layers or more, 2 + experts]: this rank's share
   Tensor message_;   // F64: balance by layer, over by layer, slots [layers, experts]
   Tensor gradient_;  // F32 [1, experts], for Balance::global
 };
