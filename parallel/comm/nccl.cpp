@@ -26,10 +26,6 @@ void check_gpus(ProcessGroup& host, const Device& device) {
   }
 }
 
-cudaStream_t native(Stream& stream) {
-  return static_cast<cudaStream_t>(stream.native());
-}
-
 // Written to the receiver for each message.
 struct Note {
   std::int64_t tag;

@@ -48,6 +48,10 @@ ncclResult_t worse(ncclResult_t a, ncclResult_t b) {
   return b == ncclSuccess ? a : b;
 }
 
+cudaStream_t native(Stream& stream) {
+  return static_cast<cudaStream_t>(stream.native());
+}
+
 ncclDataType_t nccl_type(DType dtype) {
   switch (dtype) {
     case DType::f32:

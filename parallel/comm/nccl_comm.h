@@ -98,6 +98,8 @@ class NcclComm {
 
 // Of several answers, the one that tells most: a failure, else "in progress", else success.
 ncclResult_t worse(ncclResult_t a, ncclResult_t b);
+// The stream, as NCCL takes it.
+cudaStream_t native(Stream& stream);
 // NCCL's type of these elements; bytes for those that it only moves.
 ncclDataType_t nccl_type(DType dtype);
 

@@ -5,14 +5,6 @@
 #include "core/base/error.h"
 
 namespace tessera {
-namespace {
-
-cudaStream_t native(Stream& stream) {
-  return static_cast<cudaStream_t>(stream.native());
-}
-
-}  // namespace
-
 // The end of a communicator may wait for its other rank: all take theirs in one order.
 NcclWays::~NcclWays() {
   for (auto& [ends, way] : ways_) way.comm.reset();

@@ -13,10 +13,6 @@ namespace {
 // For buffers of host values, so that the device does not take what it takes for training.
 constexpr std::size_t reserved_bytes = std::size_t{32} << 20;
 
-cudaStream_t native(Stream& stream) {
-  return static_cast<cudaStream_t>(stream.native());
-}
-
 std::string bytes_of_id(const ncclUniqueId& id) {
   return {id.internal, sizeof id.internal};
 }
