@@ -39,6 +39,7 @@ class Preparation {
     Progress progress("tokenizing", total, "MB", 1e6);
     for (const std::string& input : options_.inputs) read(input, progress);
     flush();
+    check_split();
     // The held-out file first: it may hold nothing, and then neither file is left.
     Prepared prepared;
     if (valid_) prepared.valid = valid_->finish();
@@ -63,6 +64,16 @@ class Preparation {
           "no end-of-text token: the tokenizer's configuration names none and --eos is not given; only "
           "boundaries are kept");
     return tokenizer_.end_of_text();
+  }
+
+  // Of few documents one of the two files may get none.
+  void check_split() const {
+    if (!valid_ || document_ == 0 || (held_out_ > 0 && held_out_ < document_)) return;
+    fail(
+        "--valid-fraction {} would leave '{}' without any of the {} document(s) read: give more text, say "
+        "with "
+        "--documents where one begins, or hold nothing out",
+        options_.valid_fraction, held_out_ == 0 ? valid_path(options_.out) : options_.out, document_);
   }
 
   void read(const std::string& input, Progress& progress) {
@@ -95,6 +106,7 @@ class Preparation {
       // A document's fate depends on its number alone.
       const bool to_valid = valid_ && uniform(Key(0, "validation split"), document_++) <
                                           static_cast<float>(options_.valid_fraction);
+      held_out_ += to_valid ? 1 : 0;
       (to_valid ? *valid_ : *train_).add(ids[i], batch_[i].size());
     }
     batch_.clear();
@@ -108,7 +120,7 @@ class Preparation {
   std::unique_ptr<TokenFileWriter> train_, valid_;
   std::vector<std::string> batch_;
   std::size_t held_ = 0;
-  std::uint64_t document_ = 0;
+  std::uint64_t document_ = 0, held_out_ = 0;
 };
 
 }  // namespace

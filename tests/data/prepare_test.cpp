@@ -115,12 +115,19 @@ TEST_F(Prepare, NothingIsLeftWhereItFails) {
   };
   std::ofstream(folder / "bad.jsonl") << "{\"text\": \"x\"}\nnonsense\n";
   std::ofstream(folder / "empty.txt") << "\n\n";
+  std::ofstream(folder / "one.txt") << "one document";
   const std::vector<Case> cases{
       {"a bad line in the second input", [&](auto& o) { o.inputs.push_back(folder / "bad.jsonl"); },
        "bad.jsonl:2"},
       {"an absent input", [&](auto& o) { o.inputs.push_back(folder / "absent.txt"); }, "absent.txt"},
       {"no text at all", [&](auto& o) { o.inputs = {folder / "empty.txt"}; }, "no token"},
       {"nothing held out", [&](auto& o) { o.valid_fraction = 1e-9; }, "t.valid.h5"},
+      {"all held out",
+       [&](auto& o) {
+         o.inputs = {folder / "one.txt"};
+         o.valid_fraction = 0.9;
+       },
+       "t.h5' without any of the 1 document(s) read"},
       {"an unknown token", [&](auto& o) { o.eos = "<|no|>"; }, "<|no|>"},
       {"an absent folder", [&](auto& o) { o.out = folder / "absent/t.h5"; }, "absent/t.h5"},
   };
