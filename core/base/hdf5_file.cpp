@@ -2,13 +2,40 @@
 
 #include <hdf5.h>
 
+#include <cerrno>
+#include <cstdlib>
+#include <string_view>
+
 #include "core/base/error.h"
+#include "core/base/io.h"
 
 namespace tessera {
 namespace {
 
+// The system's reason of the last failure, which HDF5 keeps in its text alone ("…, errno = 28, …"); 0 if
+// none.
+int reason() {
+  int error_number = 0;
+  H5Ewalk2(
+      H5E_DEFAULT, H5E_WALK_UPWARD,
+      [](unsigned, const H5E_error2_t* entry, void* found) -> herr_t {
+        const std::string_view text = entry->desc == nullptr ? "" : entry->desc;
+        const auto at = text.find("errno = ");
+        if (at != std::string_view::npos && *static_cast<int*>(found) == 0)
+          *static_cast<int*>(found) = std::atoi(entry->desc + at + 8);
+        return 0;
+      },
+      &error_number);
+  return error_number;
+}
+
 [[noreturn]] void fail_to_write(const std::filesystem::path& path) {
-  fail("HDF5 cannot write '{}' (is the disk full?)", path.string());
+  const int error_number = reason();
+  const std::string message =
+      fmt::format("HDF5 cannot write '{}': {}", path.string(),
+                  error_number == 0 ? "it does not say why" : errno_text(error_number));
+  if (error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG) throw io::DiskFull(message);
+  throw Error(message);
 }
 
 // Closes an HDF5 identifier; one that could not be made is an Error.

@@ -19,8 +19,13 @@ namespace tessera::io {
 namespace {
 
 [[noreturn]] void fail_io(const char* verb, const fs::path& path, int error_number) {
-  fail("cannot {} '{}': {}", verb, path.string(), errno_text(error_number));
+  const std::string message =
+      fmt::format("cannot {} '{}': {}", verb, path.string(), errno_text(error_number));
+  if (error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG) throw DiskFull(message);
+  throw Error(message);
 }
+
+constexpr int short_count = -1;  // in place of an errno
 
 // The fault asked for by TESSERA_IO_FAULT, read once.
 struct Fault {
@@ -47,6 +52,8 @@ struct Fault {
     error_number = parts[2] == "ENOSPC"   ? ENOSPC
                    : parts[2] == "EDQUOT" ? EDQUOT
                    : parts[2] == "EACCES" ? EACCES
+                   : parts[2] == "EINTR"  ? EINTR
+                   : parts[2] == "SHORT"  ? short_count
                                           : EIO;
     if (parts.size() > 3) substring = parts[3];
   }
@@ -57,16 +64,41 @@ int injected(const char* operation, const fs::path& path) {
   static Fault fault;
   if (fault.after == 0 || fault.operation != operation) return 0;
   if (path.string().find(fault.substring) == std::string::npos) return 0;
-  if (++fault.calls < fault.after) return 0;
+  const long call = ++fault.calls;
+  if (call < fault.after || (fault.error_number == EINTR && call > fault.after)) return 0;
   if (fault.kill) std::raise(SIGKILL);
   return fault.error_number;
 }
 
+// One call of write() or, from an offset, pwrite(): what it returns.
+ssize_t write_some(int fd, const fs::path& path, std::span<const std::byte> bytes, const off_t* offset) {
+  const int e = injected("write", path);
+  if (e == short_count) bytes = bytes.first((bytes.size() + 1) / 2);
+  if (e > 0) {
+    errno = e;
+    return -1;
+  }
+  return offset == nullptr ? ::write(fd, bytes.data(), bytes.size())
+                           : ::pwrite(fd, bytes.data(), bytes.size(), *offset);
+}
+
+// 0 or what went wrong.
+int fsync_of(int fd, const fs::path& path) {
+  while (true) {
+    const int e = injected("fsync", path);
+    const int error_number = e > 0 ? e : ::fsync(fd) == 0 ? 0 : errno;
+    if (error_number != EINTR) return error_number;
+  }
+}
+
 int open_or_fail(const char* verb, const fs::path& path, int flags) {
-  if (const int e = injected("open", path); e != 0) fail_io(verb, path, e);
-  const int fd = ::open(path.c_str(), flags | O_CLOEXEC, 0644);
-  if (fd < 0) fail_io(verb, path, errno);
-  return fd;
+  while (true) {
+    const int e = injected("open", path);
+    const int fd = e > 0 ? -1 : ::open(path.c_str(), flags | O_CLOEXEC, 0644);
+    if (fd >= 0) return fd;
+    const int error_number = e > 0 ? e : errno;
+    if (error_number != EINTR) fail_io(verb, path, error_number);
+  }
 }
 
 }  // namespace
@@ -82,6 +114,9 @@ File File::create(const fs::path& path) {
 }
 File File::open_update(const fs::path& path) {
   return {path, open_or_fail("update", path, O_RDWR)};
+}
+File File::open_or_create(const fs::path& path) {
+  return {path, open_or_fail("create", path, O_RDWR | O_CREAT | O_NOFOLLOW)};
 }
 File File::open_append(const fs::path& path) {
   return {path, open_or_fail("append to", path, O_WRONLY | O_CREAT | O_APPEND)};
@@ -125,9 +160,9 @@ std::size_t File::read_some(std::span<std::byte> out) {
 }
 
 void File::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
-  if (const int e = injected("write", path_); e != 0) fail_io("write", path_, e);
   while (!bytes.empty()) {
-    const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    const auto at = static_cast<off_t>(offset);
+    const ssize_t n = write_some(fd_, path_, bytes, &at);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_io("write", path_, errno);
     bytes = bytes.subspan(static_cast<std::size_t>(n));
@@ -136,22 +171,28 @@ void File::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
 }
 
 void File::write(std::span<const std::byte> bytes) {
-  if (const int e = injected("write", path_); e != 0) fail_io("write", path_, e);
   while (!bytes.empty()) {
-    const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
+    const ssize_t n = write_some(fd_, path_, bytes, nullptr);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_io("write", path_, errno);
     bytes = bytes.subspan(static_cast<std::size_t>(n));
   }
 }
 
+void File::truncate(std::uint64_t size) {
+  int result = 0;
+  do result = ::ftruncate(fd_, static_cast<off_t>(size));
+  while (result != 0 && errno == EINTR);
+  if (result != 0) fail_io("cut", path_, errno);
+}
+
 void File::sync() {
-  if (const int e = injected("fsync", path_); e != 0) fail_io("fsync", path_, e);
-  if (::fsync(fd_) != 0) fail_io("fsync", path_, errno);
+  if (const int e = fsync_of(fd_, path_); e != 0) fail_io("fsync", path_, e);
 }
 
 void File::close() {
-  if (::close(std::exchange(fd_, -1)) != 0) fail_io("close", path_, errno);
+  // Linux has closed it whatever it says, and EINTR loses nothing that sync() has not reported.
+  if (::close(std::exchange(fd_, -1)) != 0 && errno != EINTR) fail_io("close", path_, errno);
 }
 
 std::string read_text(const fs::path& path, std::uint64_t limit) {
@@ -198,11 +239,9 @@ void remove_tree(const fs::path& path) {
 
 void sync_folder(const fs::path& path) {
   const int fd = open_or_fail("fsync", path, O_RDONLY | O_DIRECTORY);
-  const int e = injected("fsync", path);
-  const int result = e == 0 ? ::fsync(fd) : -1;
-  const int error_number = e == 0 ? errno : e;
+  const int error_number = fsync_of(fd, path);
   ::close(fd);
-  if (result != 0) fail_io("fsync", path, error_number);
+  if (error_number != 0) fail_io("fsync", path, error_number);
 }
 
 Mapping::Mapping(const fs::path& path) {

@@ -6,7 +6,8 @@
 //
 // Faults are injected here for tests: TESSERA_IO_FAULT=OP:N:ERRNO[:SUBSTRING] makes the N-th (from 1) call of
 // OP (write, fsync, rename, unlink, open) on a path containing SUBSTRING fail with ERRNO (ENOSPC, EIO, …),
-// and all after it; ERRNO may be KILL, which ends the process on the spot as SIGKILL would.
+// and all after it; ERRNO may be KILL, which ends the process on the spot as SIGKILL would, EINTR, which
+// comes once, or SHORT: writes take half of what they are given.
 #pragma once
 
 #include <cstddef>
@@ -16,16 +17,25 @@
 #include <string>
 #include <string_view>
 
+#include "core/base/error.h"
+
 namespace tessera::io {
 
 namespace fs = std::filesystem;
 
+// What is thrown where there is no room: a full disk, a quota, a limit on the size of files.
+class DiskFull : public Error {
+ public:
+  using Error::Error;
+};
+
 class File {
  public:
-  static File open_read(const fs::path& path);    // a regular file; a directory or FIFO is refused
-  static File create(const fs::path& path);       // truncates
-  static File open_update(const fs::path& path);  // existing file, for reading and writing
-  static File open_append(const fs::path& path);  // creates if absent
+  static File open_read(const fs::path& path);       // a regular file; a directory or FIFO is refused
+  static File create(const fs::path& path);          // truncates
+  static File open_update(const fs::path& path);     // existing file, for reading and writing
+  static File open_or_create(const fs::path& path);  // for both; what is there stays; a link is refused
+  static File open_append(const fs::path& path);     // creates if absent
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   ~File();
@@ -39,6 +49,7 @@ class File {
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
   void write(std::span<const std::byte> bytes);  // at the file position
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  void truncate(std::uint64_t size);
   void sync();   // fsync
   void close();  // reports what close() reports; the destructor cannot
 
