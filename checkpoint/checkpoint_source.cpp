@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/meta.h"
 #include "checkpoint/model_source.h"
 #include "checkpoint/store.h"
 #include "core/base/error.h"
+#include "core/base/hash.h"
 
 namespace tessera {
 
@@ -26,26 +28,44 @@ class CheckpointReader : public ModelSource::Reader {
   LoadedCheckpoint checkpoint_;
 };
 
+DType dtype_of(const Json& model, const std::string& origin) {
+  try {
+    return dtype_from_name(meta_text(model, "dtype", origin));
+  } catch (const Error& e) {
+    fail("{}: the manifest does not describe the model: {}", origin, e.what());
+  }
+}
+
+// Of an import, nothing.
+std::optional<TrainedBy> trained_by(const LoadedCheckpoint& checkpoint) {
+  const Json& meta = checkpoint.meta();
+  const std::string origin = checkpoint.path().string();
+  if (!meta.contains("config")) return std::nullopt;
+  const Json& config = meta.at("config");
+  const fs::path dir = meta_text(meta_member(config, "checkpoint", origin), "dir", origin);
+  return TrainedBy{(dir.has_filename() ? dir : dir.parent_path()).filename().string(),
+                   sha256_hex(bytes_of(config.dump())), checkpoint.step(),
+                   meta_number(meta, "tokens", origin)};
+}
+
 ModelSource open_from_checkpoint(const fs::path& path) {
   LoadedCheckpoint checkpoint = open_checkpoint(path);
   const std::string origin = checkpoint.path().string();
   const auto meta = checkpoint.meta().find("model");
-  if (meta == checkpoint.meta().end() || !meta->is_object() || !meta->contains("config") ||
-      !meta->contains("dtype") || !meta->at("dtype").is_string())
+  if (meta == checkpoint.meta().end() || !meta->is_object() || !meta->contains("config"))
     fail("{}: the manifest does not describe the model", origin);
-  ModelDescription description{read_release_config(meta->at("config"), origin),
-                               dtype_from_name(meta->at("dtype").get<std::string>()),
-                               {}};
+  ModelDescription description{
+      read_release_config(meta->at("config"), origin), dtype_of(*meta, origin), {}, trained_by(checkpoint)};
   for (const char* name : release_attachments)
     if (const auto file = checkpoint.files().find(name); file != checkpoint.files().end())
       description.files.insert(*file);
   const std::vector<LogicalTensor> tensors = logical_tensors(description.release.spec);
-  std::vector<std::string> beyond;
+  std::vector<LogicalTensor> beyond;
   for (const TensorInfo& info : checkpoint.tensors())
     if (info.state == "weight" &&
         std::none_of(tensors.begin(), tensors.end(),
                      [&](const LogicalTensor& tensor) { return tensor.name == info.name; }))
-      beyond.push_back(info.name);
+      beyond.push_back({info.name, info.shape});
   for (const LogicalTensor& tensor : tensors) {
     const TensorInfo* const info = checkpoint.find(tensor.name, "weight");
     if (info == nullptr) fail("{}: tensor '{}' is missing", origin, tensor.name);

@@ -210,14 +210,49 @@ Json write_release_config(const Json& config, DType dtype) {
   return out;
 }
 
+namespace {
+
+std::string text_of(const AttentionSpec& a) {
+  std::string text = fmt::format("attention {} {} {} {} {} {} rope {} {}", a.heads, a.kv_heads, a.head_dim,
+                                 a.qkv_bias, a.output_bias, a.window, a.rope.width, a.rope.theta);
+  if (a.qk_norm) text += fmt::format(" norm {}", a.qk_norm->eps);
+  if (const auto& s = a.rope.scaling)
+    text += fmt::format(" llama3 {} {} {} {}", s->factor, s->low_freq_factor, s->high_freq_factor,
+                        s->original_max_position_embeddings);
+  return text;
+}
+std::string text_of(const FfnSpec& ffn) {
+  return fmt::format("ffn {} {}", ffn.width, ffn.bias);
+}
+std::string text_of(const MoeSpec& moe) {
+  return fmt::format("moe {} {} {} {}", moe.experts, moe.top_k, moe.width, moe.normalize);
+}
+
+// All of a spec that decides what is computed, and from which tensors.
+std::string text_of(const ModelSpec& spec) {
+  std::string text =
+      fmt::format("{} {} {} {}\n", spec.vocab_size, spec.hidden_size, spec.final_norm.eps, spec.tied);
+  for (const LayerSpec& layer : spec.layers)
+    for (const CellSpec& cell : layer)
+      text += fmt::format("{} {}\n", cell.norm.eps,
+                          std::visit([](const auto& body) { return text_of(body); }, cell.body));
+  return text;
+}
+
+}  // namespace
+
 std::vector<std::string> model_differences(const ReleaseConfig& a, const ReleaseConfig& b) {
   if (a.family != b.family) return {"model_type"};
+  if (text_of(a.spec) == text_of(b.spec)) return {};
   std::vector<std::string> names;
   for (const ConfigKey& key : a.family->keys) {
     if (key.name.ends_with("_token_id") || key.name == "use_cache" || key.name == "pretraining_tp" ||
-        key.name == "initializer_range" || key.name == "max_position_embeddings")
+        key.name == "initializer_range" || key.name == "max_position_embeddings" ||
+        key.name == "output_router_logits" || key.name == "router_aux_loss_coef")
       continue;
-    if (a.config->at(key.name) != b.config->at(key.name)) names.push_back(key.name);
+    // Unordered: the order of keys in a map says nothing.
+    if (nlohmann::json(a.config->at(key.name)) != nlohmann::json(b.config->at(key.name)))
+      names.push_back(key.name);
   }
   return names;
 }

@@ -36,8 +36,9 @@ ReleaseConfig make_release_config(const Family& family, const Json& keys, const 
 // config.json's content for `config` (a ReleaseConfig's) with weights in `dtype`.
 Json write_release_config(const Json& config, DType dtype);
 
-// Whether two configs describe one model: the names of the family's keys that differ. Token ids and what is
-// merely carried are left out.
+// Whether two configs describe one computation on the same tensors: the names of the family's keys that make
+// the difference, empty if there is none. Keys that are not used, token ids, what is merely carried, initial
+// weights and the longest sequence are left out.
 std::vector<std::string> model_differences(const ReleaseConfig& a, const ReleaseConfig& b);
 
 // "bfloat16" and its like.

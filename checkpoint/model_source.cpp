@@ -69,7 +69,7 @@ std::optional<std::string> release_name(const Family& family, std::string_view l
 }
 
 ModelSource::ModelSource(ModelDescription description, std::string origin,
-                         std::shared_ptr<const Reader> reader, std::vector<std::string> beyond)
+                         std::shared_ptr<const Reader> reader, std::vector<LogicalTensor> beyond)
     : description_(std::make_shared<const ModelDescription>(std::move(description))),
       origin_(std::move(origin)),
       reader_(std::move(reader)),
@@ -81,7 +81,7 @@ void ModelSource::require_nothing_beyond() const {
         "'{}' chooses experts by '{}', trained with experts.balance: bias, and a {} model has no place for "
         "it; "
         "to use or publish the model, train on with another balance",
-        origin_, beyond_[0], description_->release.family->model_type);
+        origin_, beyond_[0].name, description_->release.family->model_type);
 }
 
 void ModelSource::read(const LogicalTensor& tensor, std::int64_t first, std::int64_t rows,

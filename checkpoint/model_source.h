@@ -16,11 +16,19 @@
 
 namespace tessera {
 
+// Where a run had come to when it saved the model.
+struct TrainedBy {
+  std::string run;            // the name of its directory of checkpoints
+  std::string config_sha256;  // of the config that the checkpoint holds
+  std::int64_t step = 0, tokens = 0;
+};
+
 // What belongs to a model besides its tensors.
 struct ModelDescription {
   ReleaseConfig release;
   DType dtype = DType::f32;                  // of an import its weights', else the training precision's
   std::map<std::string, std::string> files;  // tokenizer.json, chat_template.jinja, …: name to content
+  std::optional<TrainedBy> trained_by = {};  // of checkpoints that `train` made
 };
 
 // What a release may hold besides weights and config.json, and is carried along.
@@ -60,13 +68,15 @@ std::optional<std::string> release_name(const Family& family, std::string_view l
 class ModelSource {
  public:
   class Reader;
-  // `beyond`: tensors that are there and that the spec has no place for.
+  // `beyond`: see there.
   ModelSource(ModelDescription description, std::string origin, std::shared_ptr<const Reader> reader,
-              std::vector<std::string> beyond = {});
+              std::vector<LogicalTensor> beyond = {});
 
   const ModelDescription& description() const { return *description_; }
   const ModelSpec& spec() const { return description_->release.spec; }
   const std::string& origin() const { return origin_; }  // the directory that was opened
+  // Tensors that are there and that the spec has no place for: choice biases of experts.
+  const std::vector<LogicalTensor>& beyond() const { return beyond_; }
   // Throws Error, naming one, if a model of the spec would not be the one that was trained: it has choice
   // biases of experts, which no release can say.
   void require_nothing_beyond() const;
@@ -77,7 +87,7 @@ class ModelSource {
   std::shared_ptr<const ModelDescription> description_;
   std::string origin_;
   std::shared_ptr<const Reader> reader_;
-  std::vector<std::string> beyond_;
+  std::vector<LogicalTensor> beyond_;
 };
 
 class ModelSource::Reader {
@@ -87,7 +97,8 @@ class ModelSource::Reader {
                     std::span<float> out) const = 0;
 };
 
-// `path` is a checkpoint, a directory of checkpoints (its newest good one) or a Hugging Face directory.
+// `path` is a checkpoint, a directory of checkpoints (its newest good one, with a warning in the log for each
+// that is passed over) or a Hugging Face directory.
 ModelSource open_model(const std::filesystem::path& path);
 ModelSource open_release(const std::filesystem::path& dir);  // a Hugging Face directory only
 

@@ -79,6 +79,23 @@ std::string ffn_rows(const ModelSpec& spec) {
   return dense + experts;
 }
 
+std::string training_rows(const ModelDescription& description) {
+  const auto& trained = description.trained_by;
+  if (!trained) return "";
+  return fmt::format("| Trained | to step {} of run {}, {} tokens |\n| Run's config | SHA-256 {} |\n",
+                     trained->step, trained->run, trained->tokens, trained->config_sha256);
+}
+
+// The same for programs.
+std::string training_json(const TrainedBy& trained) {
+  Json out = Json::object();
+  out["run"] = trained.run;
+  out["step"] = trained.step;
+  out["tokens"] = trained.tokens;
+  out["config_sha256"] = trained.config_sha256;
+  return json_text(out);
+}
+
 std::string card(const ModelDescription& description, DType dtype, const PublishOptions& options) {
   std::string license = options.license;
   if (const auto theirs = description.files.find("README.md");
@@ -92,11 +109,11 @@ std::string card(const ModelDescription& description, DType dtype, const Publish
       "tags:\n- {}\n---\n\n# {} language model\n\n"
       "| | |\n|---|---|\n| Architecture | {} |\n| Parameters | {} |\n| Layers | {} |\n| Hidden size | {} |\n"
       "| Attention heads | {}, of which key-value {} |\n{}| Vocabulary | {} |\n"
-      "| Positions | {} |\n| Head | {} |\n| Weights | {} |\n\n",
+      "| Positions | {} |\n| Head | {} |\n| Weights | {} |\n{}\n",
       description.release.family->model_type, description.release.family->model_type,
       description.release.family->architecture, parameter_count(spec), spec.layers.size(), spec.hidden_size,
       attention.heads, attention.kv_heads, ffn_rows(spec), spec.vocab_size, spec.max_positions,
-      spec.tied ? "tied to the embedding" : "its own", torch_name(dtype));
+      spec.tied ? "tied to the embedding" : "its own", torch_name(dtype), training_rows(description));
   text += "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM";
   const bool tokenizer = description.files.contains("tokenizer.json");
   text += tokenizer ? ", AutoTokenizer\n\n" : "\n\n";
@@ -126,6 +143,7 @@ std::map<std::string, std::string> release_files(const ModelDescription& descrip
   if (!files.contains("generation_config.json")) files["generation_config.json"] = generation_config(config);
   if (files.contains("tokenizer.json") && !files.contains("tokenizer_config.json"))
     add_tokenizer_config(files, config);
+  if (description.trained_by) files["training.json"] = training_json(*description.trained_by);
   files["README.md"] = card(description, dtype, options);
   return files;
 }

@@ -18,10 +18,12 @@ namespace {
 std::vector<std::string> all_or_none(Coordination& ranks, const std::function<std::string()>& work) {
   std::string made;
   std::string cause;
+  bool full = false;
   try {
     made = work();
   } catch (const std::exception& e) {
     cause = e.what();  // whatever it is, the other ranks wait for the answer
+    full = dynamic_cast<const io::DiskFull*>(&e) != nullptr;
   }
   const std::vector<std::string> causes = ranks.gather_text(cause);
   std::vector<std::string> results = ranks.gather_text(made);
@@ -29,7 +31,9 @@ std::vector<std::string> all_or_none(Coordination& ranks, const std::function<st
   std::string first;
   for (std::size_t r = 0; r < causes.size() && first.empty(); ++r)
     if (!causes[r].empty()) first = ranks.size() > 1 ? fmt::format("rank {}: {}", r, causes[r]) : causes[r];
-  throw Error(ranks.broadcast_text(first));
+  first = ranks.broadcast_text(first);
+  if (ranks.agree(cause.empty() || full)) throw io::DiskFull(first);
+  throw Error(first);
 }
 
 void attach(const fs::path& path, const std::string& content) {
@@ -63,6 +67,7 @@ fs::path save_checkpoint(const fs::path& dir, std::int64_t step, const std::vect
                          Coordination& ranks) {
   fs::path final_path = checkpoint_path(dir, step);
   const fs::path partial = final_path.string() + std::string(partial_suffix);
+  bool created = false;
   try {
     all_or_none(ranks, [&] {
       if (ranks.rank() != 0) return std::string();
@@ -70,7 +75,14 @@ fs::path save_checkpoint(const fs::path& dir, std::int64_t step, const std::vect
       fs::create_directories(dir, error);
       if (!error) {
         clear_leftovers(dir);
+        // What is still in the way is not ours: nothing may be written into it, nor removed with it.
+        for (const fs::path& path : {partial, final_path})
+          if (fs::symlink_status(path, error).type() != fs::file_type::not_found &&
+              (path == partial || !fs::exists(path / manifest_name)))
+            fail("'{}' is in the way of the checkpoint, and is none itself: move it", path.string());
+        error.clear();
         fs::create_directory(partial, error);
+        created = !error;
       }
       if (error) fail("cannot create '{}': {}", partial.string(), error.message());
       return std::string();
@@ -96,7 +108,7 @@ fs::path save_checkpoint(const fs::path& dir, std::int64_t step, const std::vect
       return std::string();
     });
   } catch (...) {
-    if (ranks.rank() == 0) {
+    if (created) {
       std::error_code ignored;
       fs::remove_all(partial, ignored);
     }

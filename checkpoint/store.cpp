@@ -10,6 +10,7 @@
 #include "core/base/error.h"
 #include "core/base/hash.h"
 #include "core/base/io.h"
+#include "core/base/log.h"
 
 namespace tessera {
 
@@ -162,12 +163,13 @@ bool is_checkpoint(const fs::path& path) {
 
 LoadedCheckpoint open_checkpoint(const fs::path& path, bool verify) {
   if (!has_manifest(path)) {
-    std::string bad;
+    std::vector<std::string> bad;
     const auto newest = open_newest(
-        path, [&](const std::string& line) { bad = "; " + line; }, verify);
+        path, [&](const std::string& line) { bad.push_back(line); }, verify);
     if (!newest)
       fail("'{}' is no checkpoint: it has no {} and holds no good step-* directory{}", path.string(),
-           manifest_name, bad);
+           manifest_name, bad.empty() ? "" : "; " + bad.back());
+    for (const std::string& line : bad) log::warn("{}", line);
     return *newest;
   }
   auto state = std::make_shared<LoadedCheckpoint::State>();
@@ -207,7 +209,10 @@ std::optional<LoadedCheckpoint> open_newest(const fs::path& dir, const Log& warn
   std::string candidates;
   if (ranks.rank() == 0) {
     auto entries = list_checkpoints(dir);
-    std::reverse(entries.begin(), entries.end());
+    const auto incomplete = list_incomplete(dir);
+    entries.insert(entries.end(), incomplete.begin(), incomplete.end());
+    std::stable_sort(entries.begin(), entries.end(),
+                     [](const auto& a, const auto& b) { return a.step > b.step; });
     for (const CheckpointEntry& entry : entries) candidates += entry.path.string() + "\n";
   }
   candidates = ranks.broadcast_text(candidates);
@@ -218,6 +223,7 @@ std::optional<LoadedCheckpoint> open_newest(const fs::path& dir, const Log& warn
     std::optional<LoadedCheckpoint> checkpoint;
     std::string cause;
     try {
+      if (!has_manifest(path)) fail("it has no {}: incomplete, or no checkpoint", manifest_name);
       checkpoint = open_checkpoint(path);
       if (verify) checkpoint->verify(ranks.rank(), ranks.size());
     } catch (const std::exception& e) {

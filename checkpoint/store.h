@@ -46,7 +46,7 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& dir, std::int
 // they name, each element once; a slice without elements is skipped. `meta` (an object) and `files` (name to
 // content) are rank 0's; elsewhere they are ignored. An existing checkpoint of that step stays until the new
 // one is complete. Left-overs of saves that were cut short are cleared first.
-// On any failure all ranks throw Error with the cause, and the partial directory is gone.
+// On any failure all ranks throw Error (io::DiskFull) with the cause, and the partial directory is gone.
 std::filesystem::path save_checkpoint(const std::filesystem::path& dir, std::int64_t step,
                                       const std::vector<StateSlice>& slices, const Json& meta,
                                       const std::map<std::string, std::string>& files,
@@ -89,13 +89,13 @@ class LoadedCheckpoint {
 // Whether `path` is a checkpoint: a directory with a manifest, or one that holds such step-* directories.
 bool is_checkpoint(const std::filesystem::path& path);
 
-// Opens the checkpoint at `path`; for a directory of checkpoints, its newest good one. Always checks the
-// manifest, the attached files, and the presence and size of every shard; with `verify`, all bytes. Throws.
+// Opens the checkpoint at `path`; of a directory of them the newest good one, warning of newer ones in the
+// log. Checks manifest, attached files, presence and size of shards; with `verify`, all bytes. Throws.
 LoadedCheckpoint open_checkpoint(const std::filesystem::path& path, bool verify = false);
 
 // The newest good checkpoint in `dir`, or nullopt where there is none (no directory, an empty one, or only
-// bad ones). `warn` gets one line for each bad one that is passed over, on rank 0. With `verify`, the ranks
-// share the work of checking all bytes, and all ranks return the same checkpoint.
+// bad ones). `warn` gets one line for each newer one that is passed over, bad or without a manifest, on rank
+// 0. With `verify`, the ranks share the work of checking all bytes, and all ranks return the same checkpoint.
 std::optional<LoadedCheckpoint> open_newest(const std::filesystem::path& dir, const Log& warn,
                                             bool verify = true, Coordination& ranks = alone());
 

@@ -62,6 +62,29 @@ TEST(HfConfig, ReadsTheOldDialectAndWritesTheNew) {
   EXPECT_EQ(write_release_config(*again.config, DType::bf16).dump(), text);
 }
 
+// What is computed, not how it is written.
+TEST(HfConfig, DifferencesAreThoseOfTheComputation) {
+  const Family& family = find_family("qwen3");
+  const auto differences = [&](const Json& ours, const Json& theirs) {
+    return model_differences(make_release_config(family, ours, "a"),
+                             make_release_config(family, theirs, "b"));
+  };
+  using Names = std::vector<std::string>;
+  const Json none = Json::object();
+  EXPECT_EQ(differences(none, none), Names());
+  EXPECT_EQ(differences(none, {{"sliding_window", 7}, {"max_position_embeddings", 64}, {"bos_token_id", 3}}),
+            Names());
+  EXPECT_EQ(differences(none, {{"rope_parameters", {{"rope_theta", 10000}, {"rope_type", "default"}}}}),
+            Names());
+  EXPECT_EQ(differences(none, {{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}}}}),
+            Names{"rope_parameters"});
+  EXPECT_EQ(differences(none, {{"rms_norm_eps", 1e-5}, {"attention_bias", true}}),
+            (Names{"rms_norm_eps", "attention_bias"}));
+  EXPECT_EQ(differences({{"use_sliding_window", true}, {"max_window_layers", 0}},
+                        {{"use_sliding_window", true}, {"max_window_layers", 0}, {"sliding_window", 7}}),
+            Names{"sliding_window"});
+}
+
 TEST(HfConfig, ValuesInsideRopeParametersWin) {
   const ReleaseConfig config = with("rope_parameters", R"({"rope_type":"default","rope_theta":7.5})");
   EXPECT_EQ(config.config->at("rope_parameters").at("rope_theta"), 7.5);

@@ -1,15 +1,12 @@
-// The store: what any ranks save any ranks read; what stays and what goes; who holds a directory.
+// The store: what any ranks save any ranks read.
 
 #include "checkpoint/store.h"
 
 #include <gtest/gtest.h>
 #include <hdf5.h>
-#include <unistd.h>
 
-#include <fstream>
 #include <random>
 
-#include "checkpoint/lock.h"
 #include "checkpoint/retention.h"
 #include "core/base/error.h"
 #include "launch/run_state.h"
@@ -144,55 +141,6 @@ TEST(Store, AReplacementThatWasCutOffLeavesOneOfTheTwo) {
   clear_leftovers(folder.path());
   EXPECT_EQ(list_checkpoints(folder.path()).size(), 2U);
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 2);
-}
-
-std::vector<std::int64_t> steps(const fs::path& dir) {
-  std::vector<std::int64_t> all;
-  for (const CheckpointEntry& entry : list_checkpoints(dir)) all.push_back(entry.step);
-  return all;
-}
-
-TEST(Retention, KeepsTheNewestGoodOnes) {
-  const TemporaryFolder folder;
-  for (const int step : {1, 2, 3, 4, 5}) save_small(folder.path(), step);
-  apply_retention(folder.path(), 0, 5);
-  EXPECT_EQ(steps(folder.path()).size(), 5U);
-  fs::resize_file(checkpoint_path(folder.path(), 4) / "shard-00000-of-00001.h5",
-                  100);  // a bad one does not count
-  apply_retention(folder.path(), 2, 5);
-  EXPECT_EQ(steps(folder.path()), (std::vector<std::int64_t>{3, 4, 5}));
-  apply_retention(folder.path(), 1, 99);  // the checkpoint just written is not there: nothing goes
-  EXPECT_EQ(steps(folder.path()), (std::vector<std::int64_t>{3, 4, 5}));
-  apply_retention(folder.path(), 1, 5);
-  EXPECT_EQ(steps(folder.path()), (std::vector<std::int64_t>{5}));
-}
-
-std::string refusal(const std::function<void()>& work) {
-  try {
-    work();
-    return "";
-  } catch (const Error& e) {
-    return e.what();
-  }
-}
-
-TEST(Lock, NamesItsHolderAndOutlivesNoProcess) {
-  const TemporaryFolder folder;
-  const fs::path dir = folder / "run";
-  {
-    const DirectoryLock lock(dir);
-    const std::string cause = refusal([&] { const DirectoryLock second(dir); });
-    EXPECT_NE(cause.find("process " + std::to_string(getpid())), std::string::npos) << cause;
-  }
-  EXPECT_FALSE(fs::exists(dir / "tessera.lock"));
-  std::array<char, 256> host{};
-  gethostname(host.data(), host.size() - 1);
-  std::ofstream(dir / "tessera.lock") << "host " << host.data() << " process 1 since long ago\n";
-  EXPECT_EQ(refusal([&] { const DirectoryLock taken_over(dir); }), "");
-  std::ofstream(dir / "tessera.lock") << "host elsewhere process 5 since long ago\n";
-  const std::string cause = refusal([&] { const DirectoryLock other(dir); });
-  EXPECT_NE(cause.find("host elsewhere process 5"), std::string::npos) << cause;
-  EXPECT_NE(cause.find("remove"), std::string::npos) << cause;
 }
 
 }  // namespace
