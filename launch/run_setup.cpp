@@ -11,6 +11,7 @@
 #include "core/base/progress.h"
 #include "core/tensor/device.h"
 #include "launch/estimate.h"
+#include "launch/kernel_choices.h"
 #include "launch/process.h"
 #include "parallel/comm/device_group.h"
 
@@ -41,6 +42,7 @@ void set_up_device(const Config& config, ProcessGroup& ranks, RunSetup& setup) {
   const DeviceKind kind = config.train.device;
   if (config.parallel.sum_order == SumOrder::native && kind != DeviceKind::cuda)
     config.fail_at("parallel.sum_order", "'native' is for train.device: cuda, whose sums NCCL can take");
+  check_kernels(config);
   setup.device = make_device(kind, {device_for_rank(ranks, kind), threads_of(config, ranks)});
   setup.device->wished_kernels = config.kernels;
   setup.device_ranks = make_device_group(ranks, *setup.device, config.parallel.sum_order);
@@ -82,15 +84,11 @@ Json model_keys(const Config& config, const TokenFileInfo& tokens) {
   return keys;
 }
 
-// A mistake in the layout begins with its key; told at the place where the user wrote it.
 ParallelLayout layout_of(const Config& config, const ModelSpec& spec, const BatchShape& batch, int ranks) {
   try {
     return plan_layout(config.parallel.layout, spec, batch, ranks);
   } catch (const Error& e) {
-    const std::string message = e.what();
-    const std::string key = message.substr(0, message.find(' '));
-    if (!config.places.contains(key)) throw;
-    config.fail_at(key, message.substr(key.size() + 1));
+    fail_at_its_key(config, e);
   }
 }
 
@@ -115,7 +113,26 @@ void read_part(const ModelSource& source, const Engine::Owned& part) {
   }
 }
 
+[[noreturn]] void fail_of_other_model(const Config& config, const std::vector<std::string>& keys,
+                                      const ReleaseConfig& theirs, const ReleaseConfig& ours) {
+  std::string list;
+  for (const std::string& key : keys)
+    list += fmt::format("{}{} ({}, here {})", list.empty() ? "" : ", ", key,
+                        theirs.config->value(key, Json()).dump(), ours.config->value(key, Json()).dump());
+  config.fail_at("init.from",
+                 fmt::format("'{}' holds another model than this config's: {} differ; give `model` "
+                             "its values",
+                             *config.init.from, list));
+}
+
 }  // namespace
+
+void fail_at_its_key(const Config& config, const Error& error) {
+  const std::string message = error.what();
+  const std::string key = message.substr(0, message.find(' '));
+  if (!config.places.contains(key)) throw Error(message, error.code());
+  config.fail_at(key, message.substr(key.size() + 1));
+}
 
 RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions&) {
   check_same_program(ranks);
@@ -155,26 +172,36 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
   return setup;
 }
 
-void initialize_weights(const Config& config, Engine& engine) {
+void initialize_weights(const Config& config, const ReleaseConfig& model, Engine& engine) {
   if (!config.init.from) {
     engine.initialize(config.init.seed);
     return;
   }
-  const ModelSource source = open_model(*config.init.from);
-  std::vector<LogicalTensor> ours = logical_tensors(engine.spec());
-  std::vector<LogicalTensor> theirs = logical_tensors(source.spec());
-  const auto same = [](const LogicalTensor& a, const LogicalTensor& b) {
-    return a.name == b.name && a.shape == b.shape;
-  };
-  if (!std::equal(ours.begin(), ours.end(), theirs.begin(), theirs.end(), same))
-    config.fail_at("init.from",
-                   fmt::format("'{}' holds a model of other sizes than this config's", *config.init.from));
+  // All ranks read the checkpoint that rank 0 finds: the directory may be another job's, and get newer ones.
+  ProcessGroup& ranks = engine.mesh().world();
+  const std::string found =
+      ranks.all_gather_text(ranks.rank() == 0 ? open_model(*config.init.from).origin() : "").front();
+  const ModelSource source = open_model(found);
+  const std::vector<std::string> keys = model_differences(source.description().release, model);
+  if (!keys.empty()) fail_of_other_model(config, keys, source.description().release, model);
   load_weights(engine, source);
+  if (ranks.rank() == 0 && !source.beyond().empty() && config.experts.balance != Balance::bias)
+    log::warn(
+        "'{}' was trained with experts.balance: bias; its choice biases ('{}', …) are left out, and experts "
+        "are chosen otherwise than in its training",
+        source.origin(), source.beyond().front().name);
 }
 
 void load_weights(Engine& engine, const ModelSource& source) {
+  const auto is_beyond = [&](const Engine::Owned& part) {
+    std::vector<std::int64_t> shape;
+    for (int i = 0; i < part.global.rank(); ++i) shape.push_back(part.global[i]);
+    return std::any_of(source.beyond().begin(), source.beyond().end(), [&](const LogicalTensor& tensor) {
+      return tensor.name == part.name && tensor.shape == shape;
+    });
+  };
   for (const Engine::Owned& part : engine.held())
-    if (part.gradient.defined() || part.first_moment.defined()) read_part(source, part);
+    if (part.gradient.defined() || part.first_moment.defined() || is_beyond(part)) read_part(source, part);
   engine.weights_changed();
 }
 

@@ -31,10 +31,14 @@ struct RunSetup {
 // Opens and builds everything; checks that all ranks were given the same config. Throws Error.
 RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions& options);
 
-// Drawn from init.seed, or read from init.from.
-void initialize_weights(const Config& config, Engine& engine);
+// Throws a mistake whose message begins with its key, as "parallel.tp", at the place where the user wrote it.
+[[noreturn]] void fail_at_its_key(const Config& config, const Error& error);
 
-// Weights of whatever part each rank holds; `source` is of the engine's spec.
+// Drawn from init.seed, or read from init.from, of which `model` must compute the same. Collective.
+void initialize_weights(const Config& config, const ReleaseConfig& model, Engine& engine);
+
+// Weights of whatever part each rank holds, choice biases of experts if both have some; `source` is of the
+// engine's spec.
 void load_weights(Engine& engine, const ModelSource& source);
 
 // Prints what will run, with parameters, and estimates of memory and time; rank 0.

@@ -4,7 +4,9 @@
 #include <deque>
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/meta.h"
 #include "checkpoint/retention.h"
+#include "core/base/io.h"
 #include "core/base/log.h"
 #include "core/tensor/device.h"
 
@@ -47,20 +49,54 @@ Json meta_of(const Config& config, const RunPosition& position, const ModelDescr
   return meta;
 }
 
+constexpr std::int64_t most_reduce_groups = std::int64_t{1} << 20;  // as the config's
+
+// Whatever a manifest says, what is taken from it goes together.
 RunPosition position_of(const LoadedCheckpoint& checkpoint) {
+  const Json& meta = checkpoint.meta();
+  const std::string origin = checkpoint.path().string();
+  if (!meta.contains("optimizer_steps"))
+    fail("checkpoint '{}' was not made by `tessera train`; use init.from to start from its weights", origin);
+  RunPosition position;
+  position.step = meta_number(meta, "step", origin, checkpoint.step(), checkpoint.step());
+  position.skipped = meta_number(meta, "skipped", origin, 0, position.step);
+  const std::int64_t updates = position.step - position.skipped;
+  position.optimizer_steps = meta_number(meta, "optimizer_steps", origin, updates, updates);
+  position.tokens = meta_number(meta, "tokens", origin);
+  position.reduce_groups = meta_number(meta, "reduce_groups", origin, 1, most_reduce_groups);
+  return position;
+}
+
+Config saved_config(const LoadedCheckpoint& checkpoint) {
+  const std::string origin = checkpoint.path().string();
+  const Json& config = meta_member(checkpoint.meta(), "config", origin);
   try {
-    const Json& meta = checkpoint.meta();
-    RunPosition position;
-    position.step = checkpoint.step();
-    position.optimizer_steps = meta.at("optimizer_steps").get<std::int64_t>();
-    position.tokens = meta.at("tokens").get<std::int64_t>();
-    position.skipped = meta.at("skipped").get<std::int64_t>();
-    position.reduce_groups = meta.at("reduce_groups").get<std::int64_t>();
-    return position;
-  } catch (const nlohmann::json::exception&) {
-    fail("checkpoint '{}' was not made by `tessera train`; use init.from to start from its weights",
-         checkpoint.path().string());
+    return config_from_json(config.dump(), origin);
+  } catch (const Error& e) {
+    fail("{} (in the config that the checkpoint was saved with)", e.what());
   }
+}
+
+// Slot to candidate.
+std::map<std::string, std::string> kernels_of(const LoadedCheckpoint& checkpoint) {
+  const std::string origin = checkpoint.path().string();
+  const Json& all = meta_member(checkpoint.meta(), "kernels", origin);
+  if (!all.is_object()) fail("{}: 'kernels' is {}; an object is expected", origin, all.type_name());
+  std::map<std::string, std::string> kernels;
+  for (const auto& [slot, candidate] : all.items()) kernels[slot] = meta_text(all, slot, origin);
+  return kernels;
+}
+
+// Whether a save may be tried again: an old checkpoint is worth less than a new one. Never the last good one.
+bool make_room(const Config& config, const char* cause, Coordination& ranks) {
+  std::optional<std::int64_t> gone;
+  if (ranks.rank() == 0) try {
+      gone = give_up_oldest(config.checkpoint.dir);
+    } catch (const Error& e) {
+      log::warn("old checkpoints stay: {}", e.what());
+    }
+  if (gone) log::warn("{}; the oldest checkpoint, of step {}, was removed to make room", cause, *gone);
+  return !ranks.agree(!gone);
 }
 
 }  // namespace
@@ -89,9 +125,13 @@ void save_run(const Config& config, const RunPosition& position, const Engine& e
       mine.push_back({part.name, state, DType::f32, dims_of(part.global), slab_of(part), data});
     });
   RankCoordination coordination(ranks);
-  save_checkpoint(config.checkpoint.dir, position.step, mine,
-                  meta_of(config, position, description, engine.device().chosen_kernels), description.files,
-                  coordination);
+  const Json meta = meta_of(config, position, description, engine.device().chosen_kernels);
+  for (bool saved = false; !saved;) try {
+      save_checkpoint(config.checkpoint.dir, position.step, mine, meta, description.files, coordination);
+      saved = true;
+    } catch (const io::DiskFull& e) {
+      if (!make_room(config, e.what(), coordination)) throw;
+    }
   if (ranks.rank() != 0) return;
   try {
     apply_retention(config.checkpoint.dir, static_cast<int>(config.checkpoint.keep), position.step);
@@ -103,7 +143,8 @@ void save_run(const Config& config, const RunPosition& position, const Engine& e
 std::optional<SavedRun> find_run(const Config& config, ProcessGroup& ranks) {
   RankCoordination coordination(ranks);
   const auto warn = [](const std::string& line) { log::warn("{}", line); };
-  if (ranks.rank() == 0) clear_leftovers(config.checkpoint.dir);
+  if (ranks.rank() == 0)
+    clear_leftovers(config.checkpoint.dir, [](const std::string& line) { log::info("{}", line); });
   const auto checkpoint = open_newest(config.checkpoint.dir, warn, true, coordination);
   if (!checkpoint) {
     if (!list_checkpoints(config.checkpoint.dir).empty())
@@ -112,17 +153,14 @@ std::optional<SavedRun> find_run(const Config& config, ProcessGroup& ranks) {
     return std::nullopt;
   }
   const RunPosition position = position_of(*checkpoint);
-  const Config saved = config_from_json(checkpoint->meta().at("config").dump(), checkpoint->path().string());
+  const Config saved = saved_config(*checkpoint);
   if (const auto differences = identity_differences(saved, config); !differences.empty()) {
     std::string list;
     for (const std::string& difference : differences) list += (list.empty() ? "" : ", ") + difference;
     fail_usage("'{}' holds another run: {} differ; change them back, or use another checkpoint.dir",
                config.checkpoint.dir, list);
   }
-  SavedRun run{*checkpoint, position, {}};
-  for (const auto& [slot, candidate] : checkpoint->meta().at("kernels").items())
-    run.kernels[slot] = candidate.get<std::string>();
-  return run;
+  return SavedRun{*checkpoint, saved, position, kernels_of(*checkpoint)};
 }
 
 void load_run(const SavedRun& saved, Engine& engine) {

@@ -48,8 +48,9 @@ void save_run(const Config& config, const RunPosition& position, const Engine& e
 // A checkpoint to go on from.
 struct SavedRun {
   LoadedCheckpoint checkpoint;
+  Config config;  // of its last start
   RunPosition position;
-  std::map<std::string, std::string> kernels;  // slot to candidate
+  std::map<std::string, std::string> kernels;  // chosen on config.train.device: slot to candidate
 };
 
 // The newest good checkpoint of the run; nullopt if there is none. Throws Error (usage) listing the keys if

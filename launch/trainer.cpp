@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "checkpoint/lock.h"
-#include "checkpoint/retention.h"
+#include "checkpoint/store.h"
 #include "core/base/log.h"
 #include "core/base/progress.h"
 #include "core/tensor/device.h"
@@ -18,8 +18,8 @@
 #include "launch/run_state.h"
 #include "launch/schedule.h"
 #include "launch/signals.h"
+#include "launch/start.h"
 #include "parallel/engine.h"
-#include "parallel/tree_sum.h"
 
 namespace tessera {
 namespace {
@@ -49,8 +49,6 @@ struct Trainer::State {
   double smoothed = 0;  // seconds of a step
   double longest = 0;
 
-  std::int64_t choose_groups();
-  void warn_of_groups(std::int64_t of_run) const;
   std::vector<Sample> load_microbatch(std::int64_t index) const;
   void step();
   StepMetrics finish_step();
@@ -59,36 +57,6 @@ struct Trainer::State {
   bool save();
   ExitCode train();
 };
-
-// The run's own groups if the data-parallel ranks divide them; else it goes on with others.
-std::int64_t Trainer::State::choose_groups() {
-  const int dp = setup.layout.mesh.dp;
-  const std::int64_t of_run = position.reduce_groups;
-  if (config.parallel.reduce_groups) return of_run;
-  return groups_for_ranks(setup.batch.microbatches(), of_run, dp);
-}
-
-void Trainer::State::warn_of_groups(std::int64_t of_run) const {
-  const ReduceGroups& groups = engine->groups();
-  const int dp = setup.layout.mesh.dp;
-  const bool subtrees = setup.layout.zero >= 2 ? rounds_are_subtrees(groups.groups, dp)
-                                               : blocks_are_subtrees(groups.groups, dp);
-  if (groups.groups != of_run)
-    log::warn(
-        "{} data-parallel ranks do not divide the run's {} reduce groups: it goes on with {}, and its bits "
-        "will differ from here",
-        dp, of_run, groups.groups);
-  else if (!subtrees)
-    log::warn(
-        "{} data-parallel ranks do not hold subtrees of {} reduce groups: bits will differ from other "
-        "numbers of ranks",
-        dp, groups.groups);
-  if (setup.layout.zero >= 2 && groups.microbatches_per_group() > 1)
-    log::warn(
-        "parallel.zero {} holds full gradients while a reduce group's {} microbatches add up; "
-        "parallel.reduce_groups {} would free them after each",
-        setup.layout.zero, groups.microbatches_per_group(), groups.microbatches);
-}
 
 std::vector<Sample> Trainer::State::load_microbatch(std::int64_t index) const {
   std::vector<Sample> samples;
@@ -190,6 +158,7 @@ void Trainer::State::validate() {
 
 // Whether the checkpoint is there. A full disk does not end a run: older checkpoints stand.
 bool Trainer::State::save() {
+  if (lock) lock->require_held();
   position.source_samples =
       setup.data->positions(static_cast<std::uint64_t>(position.step * config.train.global_batch));
   const auto start = Clock::now();
@@ -242,37 +211,24 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   if (ranks.rank() == 0) s.lock.emplace(config.checkpoint.dir);
   ranks.barrier();
   s.setup = set_up_run(s.config, ranks, options);
-  if (options.fresh && !list_checkpoints(config.checkpoint.dir).empty())
-    fail_usage("--fresh: '{}' holds checkpoints; use another checkpoint.dir or remove them",
-               config.checkpoint.dir);
-  const std::optional<SavedRun> saved = find_run(s.config, ranks);
+  const StartPlan start = plan_start(s.config, s.setup, options.fresh, ranks);
+  s.position = start.position;
+  s.setup.device->wished_kernels = start.kernels;
   const ParallelLayout& layout = s.setup.layout;
-  if (saved) {
-    s.position = saved->position;
-    for (const auto& [slot, candidate] : saved->kernels) s.setup.device->wished_kernels[slot] = candidate;
-  } else {
-    const std::int64_t groups = layout.zero >= 2 ? s.setup.batch.microbatches() : layout.mesh.dp;
-    s.position.reduce_groups = s.config.parallel.reduce_groups.value_or(static_cast<int>(groups));
-  }
-  const std::int64_t of_run = s.position.reduce_groups;
-  s.position.reduce_groups = s.choose_groups();
-  const BatchShape& batch = s.setup.batch;
-  take_memory(*s.setup.device, s.setup.description.release.spec, s.setup.model, layout, batch,
-              plan_reduce_groups(batch.global_batch, batch.micro_batch, s.position.reduce_groups,
-                                 layout.mesh.dp, 0, layout.zero >= 2),
-              s.config.train.cuda_graphs);
+  take_memory(*s.setup.device, s.setup.description.release.spec, s.setup.model, layout, s.setup.batch,
+              start.groups, s.config.train.cuda_graphs);
   s.engine =
       std::make_unique<Engine>(s.setup.description.release.spec, *s.setup.device, *s.setup.ranks, layout,
                                s.setup.model, s.setup.batch, s.position.reduce_groups, s.setup.optimizer);
   if (s.config.train.cuda_graphs) s.engine->use_graphs();
-  if (saved)
-    load_run(*saved, *s.engine);
+  if (start.saved)
+    load_run(*start.saved, *s.engine);
   else
-    initialize_weights(s.config, *s.engine);
+    initialize_weights(s.config, s.setup.description.release, *s.engine);
   if (ranks.rank() != 0) return;
-  s.warn_of_groups(of_run);
+  for (const std::string& line : start.warnings) log::warn("{}", line);
   print_start_table(s.config, s.setup, *s.engine, ranks, options);
-  if (saved) log::info("resumed from step {} of '{}'", s.position.step, config.checkpoint.dir);
+  if (start.saved) log::info("resumed from step {} of '{}'", s.position.step, config.checkpoint.dir);
   s.metrics = std::make_unique<Metrics>(
       config.log.dir,
       RunHeader{config_json(s.config), s.setup.data->file(0).info().tokenizer_sha256, ranks.size(),

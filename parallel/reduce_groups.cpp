@@ -22,22 +22,21 @@ ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_ba
     fail_usage("train.global_batch {} is not a multiple of train.micro_batch {}; micro_batch may be {}",
                global_batch, micro_batch, divisors(global_batch, 1));
   const std::int64_t microbatches = global_batch / micro_batch;
-  if (microbatches % groups != 0)
-    fail_usage("a step's {} microbatches do not fall into {} reduce groups; parallel.reduce_groups may be {}",
-               microbatches, groups, divisors(microbatches, 1));
-  if (groups % ranks != 0)
-    fail_usage("{} data-parallel ranks do not divide the run's {} reduce groups; ranks may be {}", ranks,
-               groups, divisors(groups, 1));
+  if (groups < 1 || microbatches % groups != 0 || groups % ranks != 0)
+    fail_usage(
+        "parallel.reduce_groups {} does not go with {} microbatches a step on {} data-parallel ranks; it may "
+        "be {}",
+        groups, microbatches, ranks, divisors(microbatches, ranks));
   const std::int64_t local = groups / ranks;
   if (in_turn) return {groups, microbatches, rank, ranks, local};
   return {groups, microbatches, rank * local, 1, local};
 }
 
 std::int64_t groups_for_ranks(std::int64_t microbatches, std::int64_t groups, int ranks) {
-  if (groups % ranks == 0) return groups;
-  for (std::int64_t fewest = ranks; fewest <= microbatches; fewest += ranks)
-    if (microbatches % fewest == 0) return fewest;
-  return groups;
+  std::int64_t best = 0;
+  for (std::int64_t fits = ranks; fits <= microbatches && (best == 0 || fits <= groups); fits += ranks)
+    if (microbatches % fits == 0) best = fits;
+  return best == 0 ? groups : best;
 }
 
 }  // namespace tessera

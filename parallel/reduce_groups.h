@@ -25,14 +25,14 @@ struct ReduceGroups {
 };
 
 // `in_turn`: ranks take groups in turn, so that a round of one group each can be summed over ranks at once;
-// otherwise each takes a block of them. Throws Error (usage) where microbatches, groups and ranks do not
-// divide, saying what would fit.
+// otherwise each takes a block of them. Throws Error (usage), beginning with the key at fault, where
+// microbatches, groups and ranks do not divide, saying what would fit.
 ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_batch, std::int64_t groups,
                                 int ranks, int rank, bool in_turn = false);
 
-// The groups with which `ranks` ranks go on with a run of `groups`: the same where ranks divide them, else
-// the fewest that ranks do divide, which gives other bits. Where no number fits, `groups`, for
-// plan_reduce_groups to refuse.
+// The groups with which `ranks` ranks go on with a run of `groups`: as many where they divide a step's
+// microbatches and ranks divide them; else the most below that which do, or the fewest above it, and bits
+// will differ. Where no number fits, `groups`, for plan_reduce_groups to refuse.
 std::int64_t groups_for_ranks(std::int64_t microbatches, std::int64_t groups, int ranks);
 
 }  // namespace tessera

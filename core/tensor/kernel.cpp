@@ -49,7 +49,15 @@ void KernelSlot::note_stand_in(Device& device, const std::string& candidate) con
 
 void KernelSlot::note_choice(Device& device, const std::string& candidate) const {
   std::string& noted = device.chosen_kernels[name_];
-  if (noted != candidate) noted = candidate;
+  if (noted == candidate) return;
+  // Where sizes decide, it is the first that would be tried, which as a rule gives the others as well.
+  if (!noted.empty() && !device.wished_kernels.contains(name_))
+    for (const Entry& entry : entries_)
+      if (entry.device == device.kind() && (entry.candidate == noted || entry.candidate == candidate)) {
+        noted = entry.candidate;
+        return;
+      }
+  noted = candidate;
 }
 
 void KernelSlot::no_candidate(const Device& device) const {

@@ -79,6 +79,7 @@ std::string chosen_candidate(Device& device, const std::string& slot) {
 Speed time_case(Device& device, const Case& first, const MakeCase& make, const Sizes& sizes,
                 const Timing& timing, const Copying& copying) {
   const bool memory = first.flop == 0;
+  device.chosen_kernels.erase(first.slot);
   std::vector<std::function<void()>> runs{first.run};
   while (memory && runs.size() < 8 &&
          static_cast<double>(runs.size()) * first.bytes < static_cast<double>(sizes.cold_bytes))

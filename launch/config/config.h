@@ -145,8 +145,8 @@ std::string config_schema();
 
 // The keys that define the model or the data stream and differ between a checkpoint's config and this one,
 // each as "train.global_batch (checkpoint 16, config 32)". Empty: `now` may resume what `saved` began. Steps,
-// learning rate, ranks, micro_batch, logging and where to save are free; so is reduce_groups where `now`
-// leaves it to the checkpoint.
+// learning rate, ranks, micro_batch, reduce_groups, logging and where to save are free: some of them change
+// bits.
 std::vector<std::string> identity_differences(const Config& saved, const Config& now);
 
 const char* name_of(Precision value);

@@ -299,10 +299,9 @@ Section parallel_section() {
            "expert_buffer", TESSERA_MEMBER(parallel.layout.expert_buffer), {.low = 0},
            "Rows that one rank may send another for its experts, as a multiple of the even share, 1 or more; "
            "more stops the run, and ep holds any. 0: as many as come, of which the host reads the counts"),
-       identity(
-           auto_integer("reduce_groups", TESSERA_MEMBER(parallel.reduce_groups), most_ranks,
-                        "Groups in which a step's gradients are summed; auto is dp of the first start, or "
-                        "with zero 2 and 3 the microbatches of a step")),
+       auto_integer("reduce_groups", TESSERA_MEMBER(parallel.reduce_groups), most_ranks,
+                    "Groups in which a step's gradients are summed; auto is dp of the first start, or "
+                    "with zero 2 and 3 the microbatches of a step. Other groups, other bits"),
        choice<>(
            "sum_order", TESSERA_MEMBER(parallel.sum_order),
            std::vector<std::pair<std::string, SumOrder>>{{"tree", SumOrder::tree},

@@ -108,7 +108,6 @@ std::vector<std::string> identity_differences(const Config& saved, const Config&
     for (const Field& field : section.fields) {
       if (!field.identity) continue;
       const Json before = field.write(saved), after = field.write(now);
-      if (field.name == "reduce_groups" && after == "auto") continue;
       compare(section.name + "." + field.name, before, after);
     }
   }

@@ -5,6 +5,7 @@
 #include "checkpoint/retention.h"
 #include "checkpoint/store.h"
 #include "core/base/error.h"
+#include "core/base/log.h"
 #include "core/base/progress.h"
 #include "launch/command_line.h"
 
@@ -72,6 +73,8 @@ int inspect(const Arguments& arguments) {
   std::vector<fs::path> paths;
   for (const CheckpointEntry& entry : list_checkpoints(arguments.path)) paths.push_back(entry.path);
   if (paths.empty()) paths.emplace_back(arguments.path);
+  for (const CheckpointEntry& entry : list_incomplete(arguments.path))
+    log::warn("'{}' has no manifest.json: incomplete, or no checkpoint", entry.path.string());
   int bad = 0;
   for (const fs::path& path : paths) try {
       const LoadedCheckpoint checkpoint = open_checkpoint(path);

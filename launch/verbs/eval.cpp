@@ -80,7 +80,9 @@ int run(Options options) {
   if (options.data.empty())
     fail_usage("--data is missing: name a token file, made by `tessera data prepare`");
   if (options.seq_len == 0) {
-    options.seq_len = std::min<std::int64_t>(512, open_model(options.inference.model).spec().max_positions);
+    const ModelSource source = open_model(options.inference.model);
+    options.inference.model = source.origin();  // it is opened again below
+    options.seq_len = std::min<std::int64_t>(512, source.spec().max_positions);
     log::info("windows of {} tokens; choose with --seq-len", options.seq_len);
   }
   InferenceModel model(options.inference, options.seq_len);

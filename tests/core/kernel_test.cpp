@@ -102,6 +102,19 @@ TEST_F(KernelChoice, FollowsAWishOrFails) {
   }
 }
 
+// Where sizes decide, what is kept in a checkpoint is the candidate that is tried first: wishing for the
+// other would give it sizes that it did not have.
+TEST_F(KernelChoice, NotesTheFirstTriedWhereSizesDecide) {
+  static Kernel<Size> kernel("kernel_mixed_test");  // the registry of slots keeps its address
+  kernel.add({.device = DeviceKind::cpu, .name = "even", .run = run<1>, .can_run = is_even});
+  kernel.add({.device = DeviceKind::cpu, .name = "any", .run = run<2>});
+  for (const int size : {3, 2, 3, 2, 5}) kernel({size}, *device);
+  EXPECT_EQ(device->chosen_kernels.at("kernel_mixed_test"), "even");
+  device->wished_kernels["kernel_mixed_test"] = "any";
+  kernel({2}, *device);
+  EXPECT_EQ(device->chosen_kernels.at("kernel_mixed_test"), "any");
+}
+
 // A dry run takes the choice, and the refusals, of the device that it stands for.
 TEST(KernelDryRun, AsksTheDeviceItStandsFor) {
   static Kernel<Bytes> kernel("kernel_dry_run_test");  // the registry of slots keeps its address

@@ -55,6 +55,26 @@ TEST(ReduceGroups, CoverEveryMicrobatchOnce) {
   EXPECT_THROW(plan_reduce_groups(32, 2, 4, 3, 0), Error);
   EXPECT_THROW(plan_reduce_groups(32, 3, 4, 1, 0), Error);
   EXPECT_THROW(plan_reduce_groups(32, 2, 5, 5, 0), Error);
+  for (const std::int64_t never : {-1, 0}) EXPECT_THROW(plan_reduce_groups(32, 2, never, 1, 0), Error);
+}
+
+// What a refusal suggests, and what a resumed run goes on with, is what fits: divisors of the microbatches
+// that are multiples of the ranks.
+TEST(ReduceGroups, SuggestionsAndRegroupingsFit) {
+  try {
+    plan_reduce_groups(48, 2, 5, 4, 0);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_STREQ(
+        e.what(),
+        "parallel.reduce_groups 5 does not go with 24 microbatches a step on 4 data-parallel ranks; it "
+        "may be 4, 8, 12, 24");
+  }
+  EXPECT_EQ(groups_for_ranks(24, 12, 4), 12);  // as many
+  EXPECT_EQ(groups_for_ranks(24, 16, 4), 12);  // the most below
+  EXPECT_EQ(groups_for_ranks(24, 2, 4), 4);    // the fewest above
+  EXPECT_EQ(groups_for_ranks(32, 64, 8), 32);
+  EXPECT_EQ(groups_for_ranks(24, 3, 5), 3);  // none: for plan_reduce_groups to refuse
 }
 
 TEST(GradientNorm, ANanHasNoSign) {
