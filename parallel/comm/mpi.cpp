@@ -4,10 +4,16 @@
 
 #include <array>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <list>
 #include <thread>
+
+#include "parallel/comm/mpi_segments.h"
+
+// What MPI_Abort of Open MPI calls once it has printed a page about itself; null with another MPI.
+extern "C" [[gnu::weak]] int ompi_mpi_abort(MPI_Comm comm, int code);
 
 namespace tessera {
 namespace {
@@ -281,7 +287,10 @@ bool MpiSession::speaks_for_failed_ranks() {
   return lower_failed == 0;
 }
 
-MpiSession::MpiSession() {
+MpiSession::MpiSession() : by_mpirun_(std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) {
+  // Open MPI's own handler of crashes can deadlock in malloc; without it a crash ends the rank at once.
+  setenv("OMPI_MCA_opal_signal", "", 0);
+  segments_ = std::make_unique<MpiSegments>();
   int provided = 0;
   check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "Init_thread");
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
@@ -291,15 +300,27 @@ MpiSession::MpiSession() {
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   world_ = std::make_unique<MpiGroup>(MPI_COMM_WORLD, rank, size, std::make_shared<Watch>());
   failures_ = std::make_unique<FailureNotes>();
+  MPI_Barrier(MPI_COMM_WORLD);  // all ranks have mapped what they share
+  segments_->hide();
 }
 
 MpiSession::~MpiSession() {
   failures_.reset();
   world_.reset();
+  segments_->show();
   MPI_Finalize();
 }
 
+int MpiSession::leave(int code) {
+  if (code == 0 || !by_mpirun_ || ompi_mpi_abort == nullptr) return code;
+  std::fflush(nullptr);
+  MPI_Barrier(MPI_COMM_WORLD);
+  segments_.reset();
+  abort(code);
+}
+
 void MpiSession::abort(int code) {
+  if (ompi_mpi_abort != nullptr) ompi_mpi_abort(MPI_COMM_WORLD, code);
   MPI_Abort(MPI_COMM_WORLD, code);
   std::_Exit(code);
 }

@@ -10,6 +10,8 @@ namespace tessera {
 // Whether this process was started by mpirun or srun, with more than one rank or as a rank of such a job.
 bool started_by_mpi();
 
+class MpiSegments;
+
 // MPI's life in this process, and the group of all ranks; one at a time, made and used by the main thread.
 class MpiSession {
  public:
@@ -22,11 +24,16 @@ class MpiSession {
   // Called by a rank that failed: whether it is the lowest of those that failed at about the same time, as
   // all do over a mistake in the config or a missing file. Takes a third of a second.
   bool speaks_for_failed_ranks();
+  // The exit code of a rank that has done all it had to do, once all have: mpirun would print a page about
+  // one that is not 0, so under it the job is ended here.
+  int leave(int code);
   // Ends every rank of the job with this exit code; does not return.
   [[noreturn]] static void abort(int code);
 
  private:
   struct FailureNotes;
+  bool by_mpirun_;
+  std::unique_ptr<MpiSegments> segments_;
   std::unique_ptr<ProcessGroup> world_;
   std::unique_ptr<FailureNotes> failures_;
 };
