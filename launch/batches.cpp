@@ -58,7 +58,8 @@ std::vector<Sample> windows_from(const TokenFile& file, std::int64_t first, cons
 
 }  // namespace
 
-Evaluation evaluate(Engine& engine, const TokenFile& file, const BatchShape& batch, bool document_mask) {
+Evaluation evaluate(Engine& engine, const TokenFile& file, const BatchShape& batch, bool document_mask,
+                    const std::function<bool()>& wants_to_leave) {
   const std::int64_t count = windows(file, batch.seq_len);
   if (count == 0)
     fail("'{}' has fewer tokens than one window of {} + 1", file.path().string(), batch.seq_len);
@@ -69,6 +70,7 @@ Evaluation evaluate(Engine& engine, const TokenFile& file, const BatchShape& bat
   std::vector<double> mine;
   std::int64_t tokens = 0;
   for (std::int64_t i = 0; i < share; ++i) {
+    if (i > 0 && wants_to_leave && wants_to_leave()) return {.is_left = true};
     const auto samples =
         windows_from(file, (ranks.rank() * share + i) * batch.micro_batch, batch, document_mask);
     for (const Sample& sample : samples) tokens += sample.counted;

@@ -4,9 +4,13 @@
 #include "core/base/error.h"
 #include "core/base/log.h"
 #include "launch/command_line.h"
+#include "launch/signals.h"
 #include "launch/version.h"
 
 namespace {
+
+// Before the constructors of any library.
+[[gnu::section(".preinit_array"), gnu::used]] void (*const block_signals_first)() = tessera::block_signals;
 
 int run(int argc, char** argv) {
   CLI::App app("Tessera: pretrain open-weight language models on many ranks.", "tessera");
@@ -19,6 +23,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : static_cast<int>(tessera::ExitCode::usage);
   }
+  if (!app.got_subcommand("train") && !app.got_subcommand("launch")) tessera::release_stop_signals();
   return action();
 }
 

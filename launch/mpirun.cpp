@@ -1,22 +1,16 @@
 #include "launch/mpirun.h"
 
-#include <fcntl.h>
 #include <hwloc.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
 #include <charconv>
-#include <csignal>
-#include <cstdlib>
 #include <cstring>
 #include <sstream>
 
 #include "core/base/error.h"
 #include "core/base/io.h"
-#include "core/base/log.h"
 
 namespace tessera {
 namespace {
@@ -29,28 +23,6 @@ std::string shell_quoted(const std::string& word) {
   std::string out = "'";
   for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return out + "'";
-}
-
-bool is_in_path(const std::string& program) {
-  const char* path = std::getenv("PATH");
-  std::istringstream folders(path != nullptr ? path : "/usr/bin:/bin");
-  for (std::string folder; std::getline(folders, folder, ':');) {
-    if (access(folder.append("/").append(program).c_str(), X_OK) == 0) return true;
-  }
-  return false;
-}
-
-// What the signal handler needs; the process launches one command.
-volatile std::sig_atomic_t child_process = 0;
-volatile std::sig_atomic_t requests = 0;
-
-void pass_on(int number) {
-  const int saved_errno = errno;
-  const int seen = requests;
-  if (number != SIGUSR1) requests = seen + 1;
-  const int sent = number == SIGUSR1 || seen == 0 ? SIGUSR1 : seen == 1 ? SIGTERM : SIGKILL;
-  if (child_process > 0) kill(static_cast<pid_t>(child_process), sent);
-  errno = saved_errno;
 }
 
 }  // namespace
@@ -110,6 +82,11 @@ std::string LaunchCommand::text() const {
   return out;
 }
 
+int slots_for(const LaunchRequest& request, const LaunchFacts& facts) {
+  if (request.slurm) return request.ranks;
+  return request.hostfile.empty() ? facts.cores : hostfile_slots(request.hostfile);
+}
+
 LaunchCommand launch_command(const LaunchRequest& request, const LaunchFacts& facts) {
   LaunchCommand command;
   std::vector<std::string>& words = command.arguments;
@@ -121,64 +98,15 @@ LaunchCommand launch_command(const LaunchRequest& request, const LaunchFacts& fa
       command.environment = {{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}};
     }
     words = {"mpirun", "-n", ranks};
-    int slots = facts.cores;
-    if (!request.hostfile.empty()) {
-      slots = hostfile_slots(request.hostfile);
-      words.insert(words.end(), {"--hostfile", request.hostfile.string()});
-    }
-    if (request.ranks > slots) words.emplace_back("--oversubscribe");
+    if (!request.hostfile.empty()) words.insert(words.end(), {"--hostfile", request.hostfile.string()});
+    if (request.ranks > slots_for(request, facts)) words.emplace_back("--oversubscribe");
     // A waiting rank leaves its core to the threads of the others; each rank has a pool of threads, which
-    // binding would squeeze onto one core.
-    words.insert(words.end(), {"--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"});
+    // binding would squeeze onto one core. A crash ends a rank at once, without Open MPI's handler.
+    words.insert(words.end(),
+                 {"--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "--mca", "opal_signal", ""});
   }
   words.insert(words.end(), request.program.begin(), request.program.end());
   return command;
-}
-
-int run_command(const LaunchCommand& command) {
-  const std::string& program = command.arguments.front();
-  if (!is_in_path(program)) {
-    fail("{} is not in PATH; {}", program,
-         program == "srun" ? "run this where Slurm is installed" : "install Open MPI (Debian: openmpi-bin)");
-  }
-  std::vector<char*> words;
-  for (const std::string& argument : command.arguments) words.push_back(const_cast<char*>(argument.c_str()));
-  words.push_back(nullptr);
-
-  // Blocked until the child exists, so that no request is lost in between.
-  sigset_t passed, before;
-  sigemptyset(&passed);
-  for (const int number : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&passed, number);
-  sigprocmask(SIG_BLOCK, &passed, &before);
-  const pid_t parent = getpid();
-  const pid_t child = fork();
-  if (child < 0) fail("cannot start {}: {}", program, errno_text(errno));
-  if (child == 0) {
-    setpgid(0, 0);  // Ctrl-C on the terminal reaches us alone
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent) _exit(1);
-    sigprocmask(SIG_SETMASK, &before, nullptr);
-    const int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (nothing >= 0) dup2(nothing, STDIN_FILENO);
-    for (const auto& [name, value] : command.environment) setenv(name.c_str(), value.c_str(), 1);
-    execvp(words[0], words.data());
-    _exit(127);
-  }
-  child_process = child;
-  requests = 0;
-  struct sigaction action = {};
-  action.sa_handler = pass_on;
-  sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESTART;
-  for (const int number : {SIGINT, SIGTERM, SIGUSR1}) sigaction(number, &action, nullptr);
-  sigprocmask(SIG_SETMASK, &before, nullptr);
-
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) fail("waiting for {}: {}", program, errno_text(errno));
-  }
-  child_process = 0;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 }  // namespace tessera

@@ -1,4 +1,4 @@
-// Starting ranks through mpirun or srun: the command, and looking after it. Main thread only.
+// The command that starts ranks through mpirun or srun. Main thread only.
 #pragma once
 
 #include <filesystem>
@@ -31,11 +31,10 @@ LaunchFacts this_machine();
 // Error (exit code 2) naming the line at fault.
 int hostfile_slots(const std::filesystem::path& hostfile);
 
-LaunchCommand launch_command(const LaunchRequest& request, const LaunchFacts& facts);
+// Ranks that run without taking turns: the hostfile's slots, else this machine's cores; with Slurm, any
+// number.
+int slots_for(const LaunchRequest& request, const LaunchFacts& facts);
 
-// Runs the command and returns its exit code (128 + N if signal N ended it). Meanwhile SIGINT, SIGTERM and
-// SIGUSR1 reach the command as SIGUSR1, which it forwards to the ranks: they save and exit with 75. A second
-// SIGINT or SIGTERM ends the command and its ranks, a third kills it. Throws Error if it cannot be started.
-int run_command(const LaunchCommand& command);
+LaunchCommand launch_command(const LaunchRequest& request, const LaunchFacts& facts);
 
 }  // namespace tessera

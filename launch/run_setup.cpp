@@ -134,11 +134,8 @@ void fail_at_its_key(const Config& config, const Error& error) {
   config.fail_at(key, message.substr(key.size() + 1));
 }
 
-RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions&) {
-  check_same_program(ranks);
-  check_same_config(config, ranks);
+RunSetup read_run(const Config& config, int ranks) {
   RunSetup setup;
-  set_up_device(config, ranks, setup);
   std::vector<SourceSpec> sources;
   for (const Source& source : config.data.train) sources.push_back({source.path, source.weight});
   setup.data =
@@ -163,12 +160,20 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
   setup.model.balance.bias_rate = config.experts.bias_rate;
   setup.batch = {config.train.global_batch, config.train.micro_batch, config.data.seq_len,
                  config.data.document_mask};
-  setup.layout = layout_of(config, spec, setup.batch, ranks.size());
+  setup.layout = layout_of(config, spec, setup.batch, ranks);
   if (config.train.cuda_graphs)
     if (const auto obstacle = graphs_obstacle(setup.layout, config.train.device); !obstacle.empty())
       config.fail_at("train.cuda_graphs", obstacle);
   setup.optimizer = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps,
                      config.optimizer.weight_decay};
+  return setup;
+}
+
+RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions&) {
+  check_same_program(ranks);
+  check_same_config(config, ranks);
+  RunSetup setup = read_run(config, ranks.size());
+  set_up_device(config, ranks, setup);
   return setup;
 }
 
@@ -236,7 +241,7 @@ void print_start_table(const Config& config, const RunSetup& setup, const Engine
       fmt::format("{}, recompute {}, device {}, {} threads a rank", name_of(config.train.precision),
                   name_of(config.train.recompute), device.model(), setup.device->threads().size()));
   const std::string layout = text(engine.layout());
-  row("ranks", fmt::format("{} ({}){}, {} reduce groups{}", ranks.size(), options.how,
+  row("ranks", fmt::format("{} ({}){}, {} reduce groups{}", ranks.size(), options.started.how,
                            ranks.size() == 1 ? "" : ": " + layout, groups.groups,
                            config.parallel.sum_order == SumOrder::native ? ", sums in NCCL's order" : "") +
                    (config.train.cuda_graphs ? ", CUDA graphs" : ""));
@@ -247,7 +252,7 @@ void print_start_table(const Config& config, const RunSetup& setup, const Engine
       fmt::format("{} a rank; {} in all at this machine's matrix speed of {:.2f} TFLOP/s", bytes_text(memory),
                   duration_text(step_seconds * static_cast<double>(config.train.steps)), rate / 1e12));
   row("checkpoints", fmt::format("{}, every {} steps", config.checkpoint.dir, config.checkpoint.every));
-  row("stop", "SIGUSR1 saves and exits with 75 (bare mpirun forwards it, and kills at once on SIGTERM)");
+  row("stop", options.started.stop);
   std::fflush(stdout);
 }
 

@@ -28,6 +28,9 @@ struct RunSetup {
   AdamWOptions optimizer;
 };
 
+// What the config and its files say about a run of that many ranks: all but devices. Throws Error.
+RunSetup read_run(const Config& config, int ranks);
+
 // Opens and builds everything; checks that all ranks were given the same config. Throws Error.
 RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions& options);
 

@@ -55,6 +55,8 @@ struct Trainer::State {
   bool note(const StepMetrics& now);
   void validate();
   bool save();
+  bool asked_to_stop() const;
+  ExitCode stopped(const std::string& what, bool safe) const;
   ExitCode train();
 };
 
@@ -147,7 +149,12 @@ void Trainer::State::validate() {
   double total = 0;
   std::int64_t tokens = 0;
   for (const auto& file : setup.valid) {
-    const Evaluation one = evaluate(*engine, *file, setup.batch, config.data.document_mask);
+    const Evaluation one =
+        evaluate(*engine, *file, setup.batch, config.data.document_mask, [this] { return asked_to_stop(); });
+    if (one.is_left) {
+      log::info("asked to stop: the validation of step {} is left", position.step - 1);
+      return;
+    }
     total += one.loss * static_cast<double>(one.tokens);
     tokens += one.tokens;
   }
@@ -177,16 +184,28 @@ bool Trainer::State::save() {
   }
 }
 
+// By any rank's request; all ranks hear the same.
+bool Trainer::State::asked_to_stop() const {
+  return ranks.maximum(stop_request()) != 0;
+}
+
+ExitCode Trainer::State::stopped(const std::string& what, bool safe) const {
+  log::info("asked to stop: {}; run the same command again to resume", what);
+  return safe ? ExitCode::requeue : ExitCode::failure;
+}
+
 ExitCode Trainer::State::train() {
   const std::int64_t steps = config.train.steps;
   if (position.step >= steps) log::info("step {} of {} is done: nothing to train", position.step, steps);
   bool saved = true;
   if (config.train.watchdog) ranks.set_patience(*config.train.watchdog);
+  if (position.step < steps && asked_to_stop())
+    return stopped("nothing is new since the start, nothing to save", true);
   last_finish = Clock::now();
   while (position.step < steps) {
     step();
     const bool last = position.step == steps;
-    const bool stop = ranks.maximum(stop_request()) != 0;
+    bool stop = asked_to_stop();
     const bool due = position.step % config.checkpoint.every == 0 || last || stop;
     const bool evaluates = config.log.eval_every > 0 && (position.step % config.log.eval_every == 0 || last);
     // A GPU works on a step while the host prepares the next one; what is saved must be whole.
@@ -195,11 +214,13 @@ ExitCode Trainer::State::train() {
       if (!note(finish_step())) return ExitCode::numbers_suspect;
     ranks.set_patience(config.train.watchdog ? *config.train.watchdog : std::max(60.0, 10 * longest));
     if (due) saved = save();
-    if (stop && !last) {
-      log::info("asked to stop: {} at step {}", saved ? "saved" : "NOT saved", position.step);
-      return saved ? ExitCode::requeue : ExitCode::failure;
+    if (evaluates && !stop) validate();
+    if (!stop && !last && (due || evaluates) && asked_to_stop()) {  // meanwhile: now, not a step later
+      stop = true;
+      if (!due || !saved) saved = save();
     }
-    if (evaluates && !setup.valid.empty()) validate();
+    if (stop && !last)
+      return stopped(fmt::format("{} at step {}", saved ? "saved" : "NOT saved", position.step), saved);
     if (due || evaluates) last_finish = Clock::now();
   }
   return saved ? ExitCode::ok : ExitCode::failure;

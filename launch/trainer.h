@@ -8,6 +8,7 @@
 
 #include "core/base/error.h"
 #include "launch/config/config.h"
+#include "launch/started.h"
 
 namespace tessera {
 
@@ -15,8 +16,7 @@ class ProcessGroup;
 
 struct TrainOptions {
   bool fresh = false;  // refuse a checkpoint directory that holds checkpoints
-  const char* how =
-      "alone";  // "threads", "mpi" or "met at a file": how ranks were started, for the start-up table
+  Started started;     // for the start-up table
 };
 
 class Trainer {
@@ -26,8 +26,9 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Trains to the last step, or until a signal asks to stop. Returns ok, or requeue after saving on request,
-  // or numbers_suspect after a non-finite loss or norm where the config says stop. Throws Error on failure.
+  // Trains to the last step, or until a signal asks to stop. Returns ok, or requeue after saving on request
+  // (which before the first step needs no save), or numbers_suspect after a non-finite loss or norm where the
+  // config says stop. Throws Error on failure.
   ExitCode run();
 
  private:

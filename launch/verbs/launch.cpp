@@ -7,6 +7,8 @@
 #include "launch/command_line.h"
 #include "launch/config/config.h"
 #include "launch/mpirun.h"
+#include "launch/run_setup.h"
+#include "launch/supervise.h"
 
 namespace tessera {
 namespace {
@@ -24,18 +26,26 @@ int launch(const Options& options) {
   if (options.request.slurm && !options.hostfile.empty()) {
     fail_usage("--hostfile does not go with --slurm, which takes its nodes from the allocation");
   }
-  load_config(options.config, options.overrides);  // so that a mistake is told once, not by every rank
+  // So that a mistake is told here and once, not by ranks.
+  const Config config = load_config(options.config, options.overrides);
+  if (!options.print) read_run(config, options.request.ranks);
   LaunchRequest request = options.request;
   request.hostfile = options.hostfile;
   request.program = {std::filesystem::read_symlink("/proc/self/exe").string(), "train"};
+  if (!options.print) request.program.emplace_back("--requests-on-stdin");
   if (options.fresh) request.program.emplace_back("--fresh");
   request.program.push_back(options.config);
   request.program.insert(request.program.end(), options.overrides.begin(), options.overrides.end());
-  const LaunchCommand command = launch_command(request, this_machine());
+  const LaunchFacts facts = this_machine();
+  const LaunchCommand command = launch_command(request, facts);
   if (options.print) {
     std::printf("%s\n", command.text().c_str());
     return 0;
   }
+  if (const int slots = slots_for(request, facts); request.ranks > slots)
+    log::warn(
+        "{} ranks on {} {}{}: they take turns, so a step takes longer than on as many ranks as there are",
+        request.ranks, slots, request.hostfile.empty() ? "core" : "slot", slots == 1 ? "" : "s");
   log::info("{}", command.text());
   return run_command(command);
 }
@@ -56,7 +66,10 @@ void add_launch_verb(CLI::App& app, Action& chosen) {
   verb->add_flag("--fresh", options->fresh, "Refuse a checkpoint directory that holds checkpoints");
   verb->add_flag("--print", options->print, "Show the command and stop");
   verb->footer(
-      "SIGTERM and SIGINT (Ctrl-C) ask the ranks to save and stop, exit code 75; a second one ends them.\n"
+      "SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 ask the ranks to save and stop, exit code 75; more of them "
+      "change "
+      "nothing.\n"
+      "SIGQUIT (Ctrl-\\) ends them without a save.\n"
       "Example: tessera launch configs/demo.yaml -n 2 train.steps=100");
   verb->callback([options, &chosen] { chosen = [options] { return launch(*options); }; });
 }

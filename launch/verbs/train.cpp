@@ -23,12 +23,13 @@ struct TrainArguments {
   std::optional<int> rank;
   std::string meet;
   bool fresh = false;
+  bool requests_on_stdin = false;
 };
 
 int train_threads(const Config& config, const TrainArguments& arguments) {
   ExitCode code = ExitCode::ok;
   run_local_ranks(arguments.ranks, [&](ProcessGroup& ranks) {
-    Trainer trainer(config, ranks, {arguments.fresh, arguments.ranks > 1 ? "threads" : "alone"});
+    Trainer trainer(config, ranks, {arguments.fresh, arguments.ranks > 1 ? started_as_threads() : Started()});
     const ExitCode mine = trainer.run();
     if (ranks.rank() == 0) code = mine;
   });
@@ -44,13 +45,23 @@ int train_threads(const Config& config, const TrainArguments& arguments) {
   MpiSession::abort(static_cast<int>(code));
 }
 
+// Of processes that may not know each other, one tells.
+int refuse(const std::string& problem) {
+  if (is_first_task()) log::error("{}", problem);
+  return static_cast<int>(ExitCode::usage);
+}
+
 int train_mpi(const TrainArguments& arguments) {
+  const TrainOptions options{arguments.fresh, started_under_mpi(arguments.requests_on_stdin)};
   MpiSession session;
   ProcessGroup& ranks = session.world();
+  if (const std::string problem = against_ranks(ranks.size()); !problem.empty())
+    return session.leave(refuse(problem));
   const log::RankScope scope(ranks.rank(), ranks.size());
+  if (arguments.requests_on_stdin && ranks.rank() == 0) hear_requests_on_stdin();
   try {
-    Trainer trainer(load_config(arguments.config, arguments.overrides), ranks, {arguments.fresh, "mpi"});
-    return static_cast<int>(trainer.run());
+    const ExitCode code = Trainer(load_config(arguments.config, arguments.overrides), ranks, options).run();
+    return session.leave(static_cast<int>(code));
   } catch (const Error& e) {
     end_all_ranks(session, e.what(), e.code());
   } catch (const std::exception& e) {
@@ -62,15 +73,18 @@ int train_mpi(const TrainArguments& arguments) {
 int train_met(const TrainArguments& arguments) {
   const log::RankScope scope(*arguments.rank, arguments.ranks);
   const Config config = load_config(arguments.config, arguments.overrides);
-  Meeting meeting({arguments.meet, *arguments.rank, arguments.ranks, program_build()});
+  Meeting meeting({.file = arguments.meet,
+                   .rank = *arguments.rank,
+                   .ranks = arguments.ranks,
+                   .program = program_build(),
+                   .is_given_up = [] { return stop_request() != 0; }});
   const auto fail_with = [&](const std::string& cause, ExitCode code) {
     if (meeting.speaks_for_failed_ranks()) log::error("{}", cause);
     return static_cast<int>(code);
   };
   try {
     const auto ranks = make_met_group(meeting, config.train.device);
-    watch_for_stop_requests();  // until then a signal ends the wait for the others at once
-    Trainer trainer(config, *ranks, {arguments.fresh, "met at a file"});
+    Trainer trainer(config, *ranks, {arguments.fresh, started_at_a_file()});
     return static_cast<int>(trainer.run());
   } catch (const PeerFailed&) {  // who tells of it
     return static_cast<int>(ExitCode::failure);
@@ -91,7 +105,7 @@ int train(const TrainArguments& arguments) {
           "--meet is for ranks that nothing starts together; under mpirun or srun they have met already");
     return train_met(arguments);
   }
-  watch_for_stop_requests();
+  if (const std::string problem = lack_of_pmix(); !problem.empty()) return refuse(problem);
   if (started_by_mpi()) {
     if (arguments.ranks > 1)
       fail_usage("--ranks starts threads; under mpirun or srun the ranks are there already");
@@ -114,15 +128,16 @@ void add_train_verb(CLI::App& app, Action& chosen) {
   verb->add_option("--meet", arguments->meet,
                    "A file, not there yet, at which processes started one by one on a node with GPUs meet");
   verb->add_flag("--fresh", arguments->fresh, "Refuse to run if checkpoint.dir already holds checkpoints");
+  verb->add_flag("--requests-on-stdin", arguments->requests_on_stdin)->group("");  // what launch passes
   verb->footer(
       "Examples:\n"
       "  tessera train configs/demo.yaml --ranks 2\n"
       "  mpirun -n 2 tessera train configs/demo.yaml train.steps=500\n"
       "  for r in 0 1; do tessera train run.yaml train.device=cuda --ranks 2 --rank $r --meet /dev/shm/r & "
       "done; wait\n\n"
-      "Resumes from the newest good checkpoint in checkpoint.dir. SIGUSR1 (and SIGTERM under srun) saves at "
-      "the end of\n"
-      "the step and exits with 75.");
+      "Resumes from the newest good checkpoint in checkpoint.dir. SIGTERM, SIGINT and SIGUSR1 save at the "
+      "end\n"
+      "of the step and exit with 75; bare mpirun passes on SIGUSR1 alone.");
   verb->callback([arguments, &chosen] { chosen = [arguments] { return train(*arguments); }; });
 }
 

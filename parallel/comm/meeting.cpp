@@ -15,10 +15,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-void wait_a_little() {
-  std::this_thread::sleep_for(std::chrono::milliseconds(10));
-}
-
 // "rank 2", "ranks 1, 3"
 std::string text_of(const std::vector<int>& ranks) {
   std::string text;
@@ -147,6 +143,14 @@ std::string Meeting::come(const std::string& device) {
 
 void Meeting::fail_if_refused() const {
   if (const std::string cause = table_->refusal(); !cause.empty()) throw Error(cause, ExitCode::usage);
+}
+
+void Meeting::wait_a_little() const {
+  std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  if (place_.is_given_up && place_.is_given_up())
+    throw Error(
+        fmt::format("asked to stop before all ranks had come to '{}': nothing to save", place_.file.string()),
+        ExitCode::requeue);
 }
 
 void Meeting::refuse(const std::string& cause) {

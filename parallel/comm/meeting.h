@@ -25,8 +25,9 @@ struct MeetingPlace {
   std::filesystem::path file;
   int rank = 0;
   int ranks = 1;
-  std::string program;   // which build: all must run the same
-  double patience = 60;  // seconds until all must have come; TESSERA_TIMEOUT overrules it
+  std::string program;                     // which build: all must run the same
+  double patience = 60;                    // seconds until all must have come; TESSERA_TIMEOUT overrules it
+  std::function<bool()> is_given_up = {};  // asked while this rank waits for others
 };
 
 class Meeting {
@@ -40,7 +41,7 @@ class Meeting {
   // which only it calls. `device`
   // names the GPU of this rank: no two may have the same. Once. Throws Error (usage) for a rank that came
   // twice, another number of ranks, another program, a shared GPU, a file that is none of ours; Error for
-  // ranks that did not come in time, or went.
+  // ranks that did not come in time, or went, and (requeue) where the wait is given up.
   std::string meet(const std::string& device, const std::function<std::string()>& make_token);
 
   int rank() const { return place_.rank; }
@@ -61,6 +62,7 @@ class Meeting {
   std::vector<int> absent() const;
   void check_devices() const;
   void fail_if_refused() const;
+  void wait_a_little() const;
   [[noreturn]] void refuse(const std::string& cause);
 
   MeetingPlace place_;

@@ -1,4 +1,4 @@
-// The command for mpirun and srun, hostfiles, and what becomes of signals and exit codes.
+// The command for mpirun and srun, hostfiles, and what becomes of signals, exit codes and notices.
 #include "launch/mpirun.h"
 
 #include <gtest/gtest.h>
@@ -10,6 +10,8 @@
 #include <thread>
 
 #include "core/base/error.h"
+#include "launch/signals.h"
+#include "launch/supervise.h"
 
 namespace tessera {
 namespace {
@@ -31,12 +33,12 @@ fs::path hostfile(const std::string& text) {
 
 TEST(Launch, CommandForThisMachine) {
   EXPECT_EQ(launch_command(request(2), {.cores = 2, .root = false}).text(),
-            "mpirun -n 2 --bind-to none --mca mpi_yield_when_idle 1 /opt/tessera train 'my config.yaml' "
-            "train.steps=3");
+            "mpirun -n 2 --bind-to none --mca mpi_yield_when_idle 1 --mca opal_signal '' "
+            "/opt/tessera train 'my config.yaml' train.steps=3");
   EXPECT_EQ(
       launch_command(request(4), {.cores = 2, .root = true}).text(),
       "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun -n 4 --oversubscribe --bind-to none "
-      "--mca mpi_yield_when_idle 1 /opt/tessera train 'my config.yaml' train.steps=3");
+      "--mca mpi_yield_when_idle 1 --mca opal_signal '' /opt/tessera train 'my config.yaml' train.steps=3");
 }
 
 TEST(Launch, CommandForSlurm) {
@@ -55,6 +57,16 @@ TEST(Launch, HostfileSlotsDecideOversubscription) {
   two.ranks = 6;
   EXPECT_NE(launch_command(two, {.cores = 64, .root = false}).text().find("--oversubscribe"),
             std::string::npos);
+}
+
+TEST(Launch, RanksBeyondCoresOrSlotsTakeTurns) {
+  EXPECT_EQ(slots_for(request(4), {.cores = 2, .root = false}), 2);
+  LaunchRequest hosts = request(4);
+  hosts.hostfile = hostfile("node1 slots=3\n");
+  EXPECT_EQ(slots_for(hosts, {.cores = 64, .root = false}), 3);
+  LaunchRequest slurm = request(4);
+  slurm.slurm = true;
+  EXPECT_EQ(slots_for(slurm, {.cores = 1, .root = false}), 4);
 }
 
 TEST(Launch, BadHostfilesNameTheLine) {
@@ -83,8 +95,13 @@ TEST(Launch, ExitCodeAndEnvironmentComeThrough) {
   EXPECT_THROW(run_command({{}, {"no-such-program-here"}}), Error);
 }
 
-// Runs the script, which makes `ready` when its traps are set, and sends the signals to ourselves.
+// Runs the script, which makes `ready` when it is set up, and sends the signals to ourselves, where no thread
+// takes them but run_command.
 int signalled(const std::string& script, const std::vector<int>& signals, bool mpirun = false) {
+  sigset_t sent;
+  sigemptyset(&sent);
+  for (const int number : signals) sigaddset(&sent, number);
+  pthread_sigmask(SIG_BLOCK, &sent, nullptr);
   const fs::path ready = fs::path(testing::TempDir()) / ("ready." + std::to_string(getpid()));
   fs::remove(ready);
   std::thread sender([&] {
@@ -92,16 +109,10 @@ int signalled(const std::string& script, const std::vector<int>& signals, bool m
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     for (const int number : signals) {
       kill(getpid(), number);
-      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      std::this_thread::sleep_for(std::chrono::milliseconds(30));
     }
   });
-  // Under mpirun rank 1 reports, once rank 0 has set its traps too.
-  const std::string first = ready.string() + ".0";
-  fs::remove(first);
-  const std::string meet = "case ${OMPI_COMM_WORLD_RANK:-1} in 0) : > " + first +
-                           "; sleep 5; exit 1;; esac; until [ -e " + first + " ]; do sleep 0.02; done; ";
-  LaunchCommand command = shell(script + "; " + (mpirun ? meet : "") + ": > " + ready.string() +
-                                "; for i in $(seq 100); do sleep 0.05; done");
+  LaunchCommand command = shell(": > " + ready.string() + "; " + script);
   if (mpirun) {
     LaunchRequest ranks;
     ranks.ranks = 2;
@@ -110,22 +121,49 @@ int signalled(const std::string& script, const std::vector<int>& signals, bool m
   }
   const int code = run_command(command);
   sender.join();
+  constexpr timespec at_once{};
+  while (sigtimedwait(&sent, nullptr, &at_once) > 0) {  // what came after the end
+  }
+  pthread_sigmask(SIG_UNBLOCK, &sent, nullptr);
   return code;
 }
 
-TEST(Launch, SignalsBecomeARequestToSave) {
-  for (const int number : {SIGTERM, SIGINT, SIGUSR1}) {
-    EXPECT_EQ(signalled("trap 'exit 75' USR1; trap 'exit 3' TERM INT", {number}), 75) << number;
+// Signals are for this process alone: they come as a line, which waits for who reads late.
+TEST(Launch, SignalsBecomeALineOnStandardInput) {
+  for (const int number : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU}) {
+    EXPECT_EQ(signalled("trap 'exit 3' TERM INT HUP USR1; read line; exit 75", {number}), 75) << number;
+    EXPECT_EQ(signalled("sleep 0.3; read line && test \"$line\" = stop && exit 75", {number}), 75) << number;
   }
 }
 
-TEST(Launch, RanksUnderMpirunGetTheRequest) {
-  EXPECT_EQ(signalled("trap 'exit 75' USR1", {SIGTERM}, true), 75);
+TEST(Launch, Rank0UnderMpirunGetsTheLine) {
+  EXPECT_EQ(
+      signalled("test $OMPI_COMM_WORLD_RANK = 1 && exec sleep 0.5; read line; exit 75", {SIGTERM}, true), 75);
 }
 
-TEST(Launch, ASecondRequestEndsIt) {
-  EXPECT_EQ(signalled("trap '' USR1; trap 'exit 3' TERM", {SIGINT, SIGINT}), 3);
-  EXPECT_EQ(signalled("trap '' USR1 TERM", {SIGINT, SIGINT, SIGINT}), 128 + SIGKILL);
+TEST(Launch, FurtherRequestsChangeNothing) {
+  const std::vector<int> thirty(30, SIGTERM);
+  EXPECT_EQ(signalled("trap 'exit 3' TERM INT USR1; read line; sleep 1; exit 75", thirty), 75);
+  EXPECT_EQ(
+      signalled("read line; timeout 0.5 head -c 1 | grep -q . && exit 4; exit 75", {SIGINT, SIGINT, SIGINT}),
+      75);
+}
+
+TEST(Launch, QuitEndsIt) {
+  EXPECT_EQ(signalled("trap 'exit 3' TERM; for i in $(seq 100); do sleep 0.05; done", {SIGQUIT}), 3);
+  EXPECT_EQ(signalled("trap '' TERM; for i in $(seq 100); do sleep 0.05; done", {SIGQUIT, SIGQUIT}),
+            128 + SIGKILL);
+}
+
+// What the child prints of itself: signals that it was handed blocked or ignored, as masks of /proc.
+TEST(Launch, TheCommandGetsAllSignals) {
+  std::signal(SIGXFSZ, SIG_DFL);
+  block_signals();
+  EXPECT_EQ(run_command(shell("test $(($(sed -n 's/^SigBlk:\t/0x/p' /proc/self/status))) = 0")), 0);
+  EXPECT_EQ(run_command(shell("test $((0x1000000 & $(sed -n 's/^SigIgn:\t/0x/p' /proc/self/status))) = 0")),
+            0)
+      << "SIGXFSZ is ignored";
+  release_stop_signals();
 }
 
 }  // namespace

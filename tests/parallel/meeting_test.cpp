@@ -40,7 +40,7 @@ class Meetings : public testing::Test {
   void TearDown() override { fs::remove_all(folder); }
 
   MeetingPlace place(int rank, int ranks, double patience = 20) const {
-    return {folder / "meet", rank, ranks, "0.1 (build a)", patience};
+    return {folder / "meet", rank, ranks, "0.1 (build a)", patience, {}};
   }
   // All at once, a thread each.
   static std::vector<Outcome> outcomes(const std::vector<MeetingPlace>& places,
@@ -175,6 +175,21 @@ TEST_F(Meetings, AtWhatIsNoFileOfTheirsAreRefused) {
     MeetingPlace nowhere = place(rank, 2);
     nowhere.file = folder / "none" / "meet";
     expect_words(outcomes({nowhere})[0].cause, {nowhere.file, "a folder that is not there"});
+  }
+}
+
+TEST_F(Meetings, AreGivenUpByARankThatIsAskedToStop) {
+  for (const int rank : {0, 1}) {
+    MeetingPlace alone = place(rank, 2);
+    alone.is_given_up = [looks = 0]() mutable { return ++looks > 3; };
+    try {
+      Meeting(alone).meet("GPU 0", [] { return std::string("id"); });
+      FAIL();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::requeue);
+      expect_words(e.what(), {"asked to stop", folder / "meet", "nothing to save"});
+    }
+    EXPECT_TRUE(is_empty());
   }
 }
 
