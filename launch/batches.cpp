@@ -39,6 +39,27 @@ Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& de
   return make_batch(samples, document_mask, device, std::span(&all, 1));
 }
 
+StepData read_step(const Engine& engine, const Dataset& data, const BatchShape& batch, std::int64_t step) {
+  StepData read;
+  for (const std::int64_t index : engine.microbatches()) {
+    const std::int64_t first = step * batch.global_batch + index * batch.micro_batch;
+    std::vector<Sample>& samples = read.microbatches.emplace_back();
+    for (std::int64_t i = first; i < first + batch.micro_batch; ++i) {
+      samples.push_back(data.sample(static_cast<std::uint64_t>(i)));
+      read.counted += samples.back().counted;
+    }
+  }
+  return read;
+}
+
+std::int64_t count_targets(const Engine& engine, const StepData& step) {
+  return engine.mesh().group(Axis::dp).sum(step.counted);
+}
+
+Batch load_batch(const Engine& engine, const StepData& step, std::size_t i, bool document_mask) {
+  return make_batch(step.microbatches[i], document_mask, engine.device(), engine.positions());
+}
+
 namespace {
 
 // Window `first` of a file and those after it, as many as a microbatch has; beyond the end a copy of an
@@ -81,6 +102,21 @@ Evaluation evaluate(Engine& engine, const TokenFile& file, const BatchShape& bat
   for (const double loss : ranks.all_gather(mine, counts)) result.loss += loss;
   result.loss /= static_cast<double>(std::max<std::int64_t>(1, result.tokens));
   return result;
+}
+
+Evaluation evaluate(Engine& engine, std::span<const std::unique_ptr<TokenFile>> files,
+                    const BatchShape& batch, bool document_mask,
+                    const std::function<bool()>& wants_to_leave) {
+  Evaluation all;
+  for (const auto& file : files) {
+    const Evaluation one = evaluate(engine, *file, batch, document_mask, wants_to_leave);
+    if (one.is_left) return one;
+    all.loss += one.loss * static_cast<double>(one.tokens);
+    all.tokens += one.tokens;
+    all.text_bytes += one.text_bytes;
+  }
+  all.loss /= static_cast<double>(std::max<std::int64_t>(1, all.tokens));
+  return all;
 }
 
 }  // namespace tessera

@@ -49,7 +49,6 @@ struct Trainer::State {
   double smoothed = 0;  // seconds of a step
   double longest = 0;
 
-  std::vector<Sample> load_microbatch(std::int64_t index) const;
   void step();
   StepMetrics finish_step();
   bool note(const StepMetrics& now);
@@ -60,32 +59,16 @@ struct Trainer::State {
   ExitCode train();
 };
 
-std::vector<Sample> Trainer::State::load_microbatch(std::int64_t index) const {
-  std::vector<Sample> samples;
-  const std::int64_t first = position.step * config.train.global_batch + index * config.train.micro_batch;
-  for (std::int64_t i = 0; i < config.train.micro_batch; ++i)
-    samples.push_back(setup.data->sample(static_cast<std::uint64_t>(first + i)));
-  return samples;
-}
-
 // One step of the whole run: this rank's groups, the sum over all, clip, update. Its numbers come later.
 void Trainer::State::step() {
   const auto start = Clock::now();
   StepMetrics now;
   now.step = position.step;
   ranks.set_position(fmt::format("step {}", position.step));
-  std::vector<std::vector<Sample>> microbatches;
-  std::int64_t counted = 0;
-  for (const std::int64_t index : engine->microbatches()) {
-    microbatches.push_back(load_microbatch(index));
-    for (const Sample& sample : microbatches.back()) counted += sample.counted;
-  }
+  const StepData data = read_step(*engine, *setup.data, setup.batch, position.step);
   now.data_wait_s = seconds_since(start);
-  counted = engine->mesh().group(Axis::dp).sum(counted);
-  const std::vector<PositionRange> positions = engine->positions();
-  const auto load = [&](std::size_t i) {
-    return make_batch(microbatches[i], config.data.document_mask, engine->device(), positions);
-  };
+  const std::int64_t counted = count_targets(*engine, data);
+  const auto load = [&](std::size_t i) { return load_batch(*engine, data, i, config.data.document_mask); };
   engine->run_step(load, counted);
   now.lr = learning_rate(config.schedule, config.optimizer.lr, config.train.steps, position.step);
   engine->update(now.lr, config.optimizer.clip);
@@ -146,21 +129,14 @@ bool Trainer::State::note(const StepMetrics& now) {
 
 void Trainer::State::validate() {
   const auto start = Clock::now();
-  double total = 0;
-  std::int64_t tokens = 0;
-  for (const auto& file : setup.valid) {
-    const Evaluation one =
-        evaluate(*engine, *file, setup.batch, config.data.document_mask, [this] { return asked_to_stop(); });
-    if (one.is_left) {
-      log::info("asked to stop: the validation of step {} is left", position.step - 1);
-      return;
-    }
-    total += one.loss * static_cast<double>(one.tokens);
-    tokens += one.tokens;
+  const Evaluation all = evaluate(*engine, setup.valid, setup.batch, config.data.document_mask,
+                                  [this] { return asked_to_stop(); });
+  if (all.is_left) {
+    log::info("asked to stop: the validation of step {} is left", position.step - 1);
+    return;
   }
-  if (metrics && tokens > 0)
-    metrics->validation(
-        {position.step - 1, tokens, total / static_cast<double>(tokens), seconds_since(start)});
+  if (metrics && all.tokens > 0)
+    metrics->validation({position.step - 1, all.tokens, all.loss, seconds_since(start)});
 }
 
 // Whether the checkpoint is there. A full disk does not end a run: older checkpoints stand.
