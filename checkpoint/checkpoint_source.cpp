@@ -59,6 +59,13 @@ ModelSource open_from_checkpoint(const fs::path& path) {
   for (const char* name : release_attachments)
     if (const auto file = checkpoint.files().find(name); file != checkpoint.files().end())
       description.files.insert(*file);
+  return checkpoint_source(std::move(checkpoint), std::move(description));
+}
+
+}  // namespace
+
+ModelSource checkpoint_source(LoadedCheckpoint checkpoint, ModelDescription description) {
+  const std::string origin = checkpoint.path().string();
   const std::vector<LogicalTensor> tensors = logical_tensors(description.release.spec);
   std::vector<LogicalTensor> beyond;
   for (const TensorInfo& info : checkpoint.tensors())
@@ -76,8 +83,6 @@ ModelSource open_from_checkpoint(const fs::path& path) {
   return {std::move(description), origin, std::make_shared<CheckpointReader>(std::move(checkpoint)),
           std::move(beyond)};
 }
-
-}  // namespace
 
 ModelSource open_model(const fs::path& path) {
   if (!fs::exists(path)) fail("'{}' does not exist", path.string());

@@ -16,6 +16,8 @@
 
 namespace tessera {
 
+class LoadedCheckpoint;
+
 // Where a run had come to when it saved the model.
 struct TrainedBy {
   std::string run;            // the name of its directory of checkpoints
@@ -101,6 +103,8 @@ class ModelSource::Reader {
 // that is passed over) or a Hugging Face directory.
 ModelSource open_model(const std::filesystem::path& path);
 ModelSource open_release(const std::filesystem::path& dir);  // a Hugging Face directory only
+// The weights of a checkpoint as a model of this description.
+ModelSource checkpoint_source(LoadedCheckpoint checkpoint, ModelDescription description);
 
 // Fills every parameter of `model`, which has the source's spec. Requires nothing beyond.
 void load_parameters(Model& model, const ModelSource& source);
