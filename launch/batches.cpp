@@ -28,9 +28,11 @@ Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& de
   assert(!samples.empty());
   Tensor places = rows_of(samples, positions, &Sample::positions, device);
   if (mutant("positions_not_offset")) places = plain_positions(places.size(0), places.size(1), device);
+  std::vector<PositionRange> targets(positions.begin(), positions.end());
+  if (mutant("targets_of_first_piece")) targets.back() = targets.front();
   return {rows_of(samples, positions, &Sample::tokens, device), places,
           document_mask ? rows_of(samples, positions, &Sample::doc_start, device) : Tensor(),
-          rows_of(samples, positions, &Sample::targets, device)};
+          rows_of(samples, targets, &Sample::targets, device)};
 }
 
 Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& device) {
@@ -42,7 +44,8 @@ Batch make_batch(std::span<const Sample> samples, bool document_mask, Device& de
 StepData read_step(const Engine& engine, const Dataset& data, const BatchShape& batch, std::int64_t step) {
   StepData read;
   for (const std::int64_t index : engine.microbatches()) {
-    const std::int64_t first = step * batch.global_batch + index * batch.micro_batch;
+    const std::int64_t unshared = mutant("ranks_read_the_same") ? engine.microbatches().front() : 0;
+    const std::int64_t first = step * batch.global_batch + (index - unshared) * batch.micro_batch;
     std::vector<Sample>& samples = read.microbatches.emplace_back();
     for (std::int64_t i = first; i < first + batch.micro_batch; ++i) {
       samples.push_back(data.sample(static_cast<std::uint64_t>(i)));
@@ -53,10 +56,14 @@ StepData read_step(const Engine& engine, const Dataset& data, const BatchShape& 
 }
 
 std::int64_t count_targets(const Engine& engine, const StepData& step) {
+  if (mutant("targets_counted_by_each_rank")) return step.counted;
+  if (mutant("targets_counted_over_all_ranks")) return engine.mesh().world().sum(step.counted);
   return engine.mesh().group(Axis::dp).sum(step.counted);
 }
 
 Batch load_batch(const Engine& engine, const StepData& step, std::size_t i, bool document_mask) {
+  const Mesh& mesh = engine.mesh();
+  if (mutant("last_stage_reads_late") && mesh.index(Axis::pp) + 1 == mesh.size(Axis::pp) && i > 0) --i;
   return make_batch(step.microbatches[i], document_mask, engine.device(), engine.positions());
 }
 
@@ -70,7 +77,7 @@ std::vector<Sample> windows_from(const TokenFile& file, std::int64_t first, cons
   std::vector<Sample> samples;
   for (std::int64_t w = first; w < first + batch.micro_batch; ++w) {
     samples.push_back(window(file, std::min(w, count - 1), batch.seq_len, document_mask));
-    if (w < count) continue;
+    if (w < count || mutant("validation_counts_copies")) continue;
     std::fill(samples.back().targets.begin(), samples.back().targets.end(), -1);
     samples.back().counted = 0;
   }
@@ -92,13 +99,18 @@ Evaluation evaluate(Engine& engine, const TokenFile& file, const BatchShape& bat
   std::int64_t tokens = 0;
   for (std::int64_t i = 0; i < share; ++i) {
     if (i > 0 && wants_to_leave && wants_to_leave()) return {.is_left = true};
-    const auto samples =
-        windows_from(file, (ranks.rank() * share + i) * batch.micro_batch, batch, document_mask);
+    const auto samples = windows_from(
+        file, (ranks.rank() * (mutant("validation_shares_overlap") ? 1 : share) + i) * batch.micro_batch,
+        batch, document_mask);
     for (const Sample& sample : samples) tokens += sample.counted;
     mine.push_back(engine.evaluate(make_batch(samples, document_mask, engine.device(), positions)));
   }
   Evaluation result{0, ranks.sum(tokens), file.info().text_bytes};
   const std::vector<std::int64_t> counts(static_cast<std::size_t>(ranks.size()), share);
+  if (mutant("mean_of_means"))
+    for (double& loss : mine)
+      loss *= static_cast<double>(result.tokens) /
+              static_cast<double>(std::max<std::int64_t>(1, tokens) * ranks.size());
   for (const double loss : ranks.all_gather(mine, counts)) result.loss += loss;
   result.loss /= static_cast<double>(std::max<std::int64_t>(1, result.tokens));
   return result;

@@ -8,6 +8,7 @@
 #include "core/base/hash.h"
 #include "core/base/io.h"
 #include "core/base/log.h"
+#include "core/base/mutant.h"
 #include "core/base/progress.h"
 #include "core/tensor/device.h"
 #include "launch/estimate.h"
@@ -104,9 +105,10 @@ void read_part(const ModelSource& source, const Engine::Owned& part) {
   for (std::int64_t row = 0; row < rows; row += step) {
     const std::int64_t count = std::min(step, rows - row);
     block.resize(static_cast<std::size_t>(count * width));
-    source.read(tensor, part.row + row, count, block);
+    source.read(tensor, (mutant("import_ignores_row") ? 0 : part.row) + row, count, block);
     for (std::int64_t i = 0; i < count; ++i)
-      std::memmove(block.data() + i * columns, block.data() + i * width + part.column,
+      std::memmove(block.data() + i * columns,
+                   block.data() + i * width + (mutant("import_ignores_column") ? 0 : part.column),
                    static_cast<std::size_t>(columns) * sizeof(float));
     part.weight.device().copy(part.weight.narrow(0, row, count).raw(), block.data(),
                               static_cast<std::size_t>(count * columns) * sizeof(float));
@@ -206,7 +208,10 @@ void load_weights(Engine& engine, const ModelSource& source) {
     });
   };
   for (const Engine::Owned& part : engine.held())
-    if (part.gradient.defined() || part.first_moment.defined() || is_beyond(part)) read_part(source, part);
+    if (part.first_moment.defined() || is_beyond(part))
+      read_part(source, part);
+    else
+      Tensor(part.weight).zero();  // biases of choices, of which the source has none
   engine.weights_changed();
 }
 

@@ -8,6 +8,7 @@
 #include "checkpoint/retention.h"
 #include "core/base/io.h"
 #include "core/base/log.h"
+#include "core/base/mutant.h"
 #include "core/tensor/device.h"
 
 namespace tessera {
@@ -64,6 +65,7 @@ RunPosition position_of(const LoadedCheckpoint& checkpoint) {
   position.optimizer_steps = meta_number(meta, "optimizer_steps", origin, updates, updates);
   position.tokens = meta_number(meta, "tokens", origin);
   position.reduce_groups = meta_number(meta, "reduce_groups", origin, 1, most_reduce_groups);
+  if (mutant("step_repeated_after_resume")) --position.step;
   return position;
 }
 
@@ -116,7 +118,8 @@ void save_run(const Config& config, const RunPosition& position, const Engine& e
   std::deque<std::vector<float>> copies;  // of what is not in host memory
   for (const Engine::Owned& part : engine.owned())
     for_each_state(part, [&](const char* state, const Tensor& values) {
-      const void* data = values.raw();
+      const bool mixed = mutant("moments_mixed_up") && std::string_view(state) == "adam_v";
+      const void* data = mixed ? part.first_moment.raw() : values.raw();
       if (values.device().kind() != DeviceKind::cpu) {
         std::vector<float>& copy = copies.emplace_back(static_cast<std::size_t>(values.numel()));
         values.to_host(copy.data());
@@ -173,16 +176,21 @@ void load_run(const SavedRun& saved, Engine& engine) {
       if (info->shape != dims_of(part.global) || info->dtype != DType::f32)
         fail("checkpoint '{}': tensor '{}' has another shape than the model's {}", checkpoint.path().string(),
              part.name, part.global.text());
+      if (mutant("biases_not_resumed") && !part.first_moment.defined()) return;
+      Slab slab = slab_of(part);
+      if (mutant("moments_a_row_early") && std::string_view(state) != "weight" && part.row > 0)
+        --slab.offset[0];
+      if (mutant("columns_not_resumed") && slab.offset.size() > 1) slab.offset[1] = 0;
       if (values.device().kind() == DeviceKind::cpu) {
-        checkpoint.read(part.name, state, slab_of(part), values.raw());
+        checkpoint.read(part.name, state, slab, values.raw());
         return;
       }
       std::vector<float> host(static_cast<std::size_t>(values.numel()));
-      checkpoint.read(part.name, state, slab_of(part), host.data());
+      checkpoint.read(part.name, state, slab, host.data());
       values.device().copy(values.raw(), host.data(), values.bytes());
     });
-  engine.weights_changed();
-  engine.optimizer().set_steps(saved.position.optimizer_steps);
+  if (!mutant("resumed_weights_not_published")) engine.weights_changed();
+  if (!mutant("updates_not_counted_on")) engine.optimizer().set_steps(saved.position.optimizer_steps);
 }
 
 }  // namespace tessera

@@ -37,8 +37,10 @@ void apply_vocabulary_parallel(Head& head, ProcessGroup& group) {
             all.narrow(0, r, 1).view({lse.numel()}).copy_from(lse);
           return all;
         };
-        return sharded_linear_cross_entropy(x, weight, targets, inverse_count,
-                                            {weight.segments()[0].first_row, group.rank(), gather});
+        const Segment& rows = weight.segments()[0];
+        const std::int64_t first =
+            mutant("vocabulary_cut_evenly") ? rows.global[0] / group.size() * group.rank() : rows.first_row;
+        return sharded_linear_cross_entropy(x, weight, targets, inverse_count, {first, group.rank(), gather});
       });
 }
 
@@ -56,7 +58,9 @@ void apply_expert_parallel(Model& model, const Mesh& mesh, ExpertBuffer buffer) 
       moe->set_dispatcher(expert_dispatcher(mesh.group(Axis::ep), mesh.group(Axis::etp), buffer));
     moe->on_sequence_counts([&mesh](const Tensor& counts) {
       for (const Axis axis : {Axis::tp, Axis::cp})
-        if (mesh.size(axis) > 1 && !mutant("counts_not_summed")) mesh.group(axis).all_reduce(counts);
+        if (mesh.size(axis) > 1 && !mutant("counts_not_summed") &&
+            !(mutant("sequence_counts_miss_cp") && axis == Axis::cp))
+          mesh.group(axis).all_reduce(counts);
     });
   }
 }

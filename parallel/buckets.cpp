@@ -159,7 +159,9 @@ void Bucket::note_written() {
 }
 
 void Bucket::microbatch_done() {
-  if (++microbatches_ % count_.microbatches == 0) finish_group();
+  if (++microbatches_ % count_.microbatches == 0) return finish_group();
+  for (Parameter* parameter : parameters_)
+    if (mutant("microbatch_overwrites_group") && ranks_.all->size() > 1) parameter->clear_gradient();
 }
 
 void Bucket::finish_group() {
@@ -170,6 +172,9 @@ void Bucket::finish_group() {
     parameter->clear_gradient();
   }
   sum_over_tensor_ranks();
+  if (mutant("odd_group_lost") && count_.groups % 2 == 1 && count_.groups > 1 &&
+      microbatches_ == count_.groups * count_.microbatches)
+    device_.zero(gradient_.raw(), gradient_.bytes());
   if (zero_ < 2) {
     sum_->push(gradient_);
     return;
@@ -194,10 +199,16 @@ void Bucket::await_sum() {
 
 void Bucket::sum_over_tensor_ranks() {
   const Tensor uncut = gradient_.narrow(0, 0, uncut_);
+  const Tensor own =
+      mutant("qk_norms_not_summed") || mutant("router_not_summed") ? contiguous_copy(gradient_) : Tensor();
   if (uncut_ > 0 && ranks_.same_values->size() > 1 && !mutant("sum_over_tp_forgotten"))
     ranks_.same_values->all_reduce(uncut);
+  for (std::size_t i = 0; own.defined() && i < parameters_.size(); ++i)
+    if (parameters_[i]->name().find(mutant("router_not_summed") ? ".router." : ".q_norm.") !=
+        std::string::npos)
+      slice(gradient_, i).copy_from(slice(own, i));
   if (uncut_ > 0 && mutant("sum_over_tp_doubled")) ranks_.same_values->all_reduce(uncut);
-  if (ranks_.same_heads == nullptr) return;
+  if (ranks_.same_heads == nullptr || mutant("kv_copies_not_summed")) return;
   for (std::size_t i = 0; i < parameters_.size(); ++i)
     for (const Segment& segment : parameters_[i]->segments())
       if (segment.replicas > 1)
@@ -272,7 +283,7 @@ void Bucket::publish() {
   if (zero_ == 3) drop();
   if (zero_ == 0 || zero_ == 3 || parameters_[0]->is_shared()) return;
   const std::vector<Tensor> parts = parts_of(views_);
-  if (masters_.defined()) convert(masters_, parts[index_]);
+  if (masters_.defined() && !mutant("views_not_converted")) convert(masters_, parts[index_]);
   if (mutant("new_weights_not_published")) return;
   fetching_ = ranks_.all->defer([&] { ranks_.all->all_gather(parts, parts[index_]); });
 }

@@ -87,13 +87,19 @@ struct Query {
 // Attention of one piece of this rank's queries to the keys up to its end.
 AttentionInputs inputs_of(const Query& in, const Piece& piece, const Tensor& keys, const Tensor& values) {
   const std::int64_t end = piece.global + piece.length;
+  const bool wider = mutant("window_off_by_one") || (mutant("window_off_by_one_in_last_piece") &&
+                                                     piece.local > 0 && in.window < piece.length);
+  const bool narrower = mutant("window_short_across_pieces") && in.window > piece.length && piece.global > 0;
+  const std::int64_t first_row = mutant("document_starts_of_first_piece") ? 0 : piece.local;
   return {in.q.narrow(1, piece.local, piece.length),
           keys.narrow(1, 0, end),
           values.narrow(1, 0, end),
-          in.doc_start.defined() && !mutant("mask_lost") ? in.doc_start.narrow(1, piece.local, piece.length)
+          in.doc_start.defined() && !mutant("mask_lost") ? in.doc_start.narrow(1, first_row, piece.length)
                                                          : Tensor(),
           in.scale,
-          in.window > 0 && mutant("window_off_by_one") ? in.window + 1 : in.window};
+          in.window > 0 && wider ? in.window + 1
+          : narrower             ? in.window - 1
+                                 : in.window};
 }
 
 // Keys and values come to every rank, in backward once more.
@@ -206,7 +212,7 @@ Tensor ulysses_attention(const Query& in, ProcessGroup& group) {
   const auto query_heads = head_ranges(heads, heads, group.size());
   const auto kv_heads = head_ranges(heads, in.k.size(2), group.size());
   Tensor doc_start;
-  if (in.doc_start.defined()) {
+  if (in.doc_start.defined() && !mutant("ulysses_mask_lost")) {
     const Shape flat = in.doc_start.shape();
     const Tensor whole = gather_sequence(in.doc_start.view({flat[0], flat[1], 1, 1}), group);
     doc_start = whole.view({whole.size(0), whole.size(1)});

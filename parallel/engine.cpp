@@ -47,8 +47,10 @@ void Engine::build(const ModelOptions& given, const AdamWOptions& optimizer) {
   std::vector<Parameter*> stepped;
   std::vector<SegmentOf> spoken_for;
   for (int c = mesh_.index(Axis::pp); c < chunks; c += stages) {
+    const int part =
+        mutant("virtual_stages_in_blocks") ? c % stages * layout_.virtual_stages + c / stages : c;
     chunks_.push_back(std::make_unique<ShardedModel>(spec_, device_, model,
-                                                     parts[static_cast<std::size_t>(c)], mesh_, layout_));
+                                                     parts[static_cast<std::size_t>(part)], mesh_, layout_));
     own.push_back(chunks_.back().get());
     for (Parameter* parameter : own.back()->parameters())
       if (parameter->is_trained()) stepped.push_back(parameter);
@@ -122,7 +124,7 @@ void Engine::run_step(const LoadBatch& load, std::int64_t counted) {
   if (experts_ && balance_.kind == Balance::global) {
     // Shares of the whole batch must be known before the first backward: a forward pass goes ahead to count.
     for (std::size_t i = 0; i < microbatches().size(); ++i) forward(load(i));
-    experts_->combine();
+    if (!mutant("shares_of_batch_not_known") || mesh_.world().size() == 1) experts_->combine();
     experts_->set_gradient();
     experts_->clear();
   }
@@ -199,6 +201,7 @@ void Engine::add_tied_gradients() {
   const Tensor theirs = Tensor::empty(mine.shape(), mine.dtype(), device_);
   stages.send(mine, other, tied_tag);
   stages.recv(theirs, other, tied_tag);
+  if (mutant("tied_sum_on_first_stage_alone") && !first) return;
   add_into(mine, theirs);
 }
 
@@ -234,6 +237,7 @@ double Engine::evaluate(const Batch& batch) {
   if (const Tensor own = forward(batch); own.defined()) own.to_host(&loss);
   for (Moe* moe : mixtures) moe->dispatcher().let_host_wait(false);
   for (const Axis axis : {Axis::tp, Axis::cp, Axis::pp}) {
+    if (mutant("validation_forgets_cp") && axis == Axis::cp) continue;
     const std::vector<double> shares = mesh_.group(axis).all_gather(loss);
     loss = 0;
     for (const double share : shares) loss += share;
@@ -264,7 +268,8 @@ ExpertLoad Engine::expert_load() const {
 }
 
 void Engine::update(double lr, double max_norm) {
-  const Tensor over = experts_ ? experts_->over() : Tensor();
+  const Tensor over = experts_ && !mutant("overflow_moves_weights") ? experts_->over() : Tensor();
+  if (mutant("clip_on_first_rank_alone") && mesh_.world().rank() > 0) max_norm = 0;
   const Tensor& report = graphs_ ? graphs_->update(loss_, over, lr, max_norm)
                                  : optimizer_->step(loss_, norm_->square_sum(), lr, max_norm, over);
   reports_.post(report);

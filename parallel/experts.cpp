@@ -168,15 +168,18 @@ class BoundedTrip : public TokenDispatcher::Trip {
     const std::int64_t most = buffer_rows(buffer, rows, ranks);
     each_.assign(static_cast<std::size_t>(ranks), most);
     rows_.assign(static_cast<std::size_t>(slices), ranks * most);
-    sent_ = lay_out_rows(counts.view({ranks, 1, experts}), most, over);
+    const Tensor told = mutant("overflow_not_told") ? contiguous_copy(over) : over;
+    sent_ = lay_out_rows(counts.view({ranks, 1, experts}), most, told);
     sent_.to_slot = sent_.to_slot.narrow(0, 0, rows);
     const Tensor arriving = counts_of_all(counts, ep, etp);
-    arrived_ = lay_out_rows(arriving.view({slices * ranks, experts, 1}), most, over);
+    arrived_ = lay_out_rows(arriving.view({slices * ranks, experts, 1}), most, told);
   }
 
   const Tensor& offsets() const override { return arrived_.offsets; }
   Tensor to_experts(const Tensor& rows) override {
     const Tensor padded = permute_rows(rows, sent_.from_slot, sent_.to_slot);  // [ep B, H]
+    for (std::int64_t r = 1; mutant("full_buffer_loses_a_row") && r <= ep_.size(); ++r)
+      Tensor(padded.narrow(0, r * each_[0] - 1, 1)).zero();
     const Tensor here = gather_rows_of_all(exchange_rows(padded, each_, each_, ep_), rows_, etp_);
     return permute_rows(here, arrived_.to_slot, arrived_.from_slot);  // [etp ep B, H]
   }

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "core/base/error.h"
+#include "core/base/mutant.h"
 
 namespace tessera {
 namespace {
@@ -28,7 +29,7 @@ ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_ba
         "be {}",
         groups, microbatches, ranks, divisors(microbatches, ranks));
   const std::int64_t local = groups / ranks;
-  if (in_turn) return {groups, microbatches, rank, ranks, local};
+  if (in_turn != mutant("groups_in_turn")) return {groups, microbatches, rank, ranks, local};
   return {groups, microbatches, rank * local, 1, local};
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/autograd/tape.h"
+#include "core/base/mutant.h"
 
 namespace tessera {
 namespace {
@@ -36,7 +37,7 @@ ShardedModel::ShardedModel(const ModelSpec& spec, Device& device, const ModelOpt
 }
 
 ReplicaGroups ShardedModel::ranks_of(const std::vector<Parameter*>& parameters) {
-  if (parameters[0]->layout().ranks == Layout::Ranks::expert) {
+  if (parameters[0]->layout().ranks == Layout::Ranks::expert && !mutant("experts_summed_with_others")) {
     ProcessGroup& replicas = mesh_.group(Axis::edp);
     return {&replicas, {&replicas}, &mesh_.group(Axis::etp), nullptr};
   }

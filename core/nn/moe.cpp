@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/autograd/tape.h"
+#include "core/base/mutant.h"
 #include "core/ops/dispatch.h"
 #include "core/ops/grouped_linear.h"
 #include "core/ops/linear.h"
@@ -145,6 +146,8 @@ Routing Moe::choose(const Tensor& logits, const ForwardContext& context) {
   if (context.routing) remembered = &context.routing->chosen[this];
   const bool again = remembered != nullptr && remembered->defined();
   Routing routing = route(logits, options, again ? *remembered : Tensor());
+  if (again && mutant("choice_made_anew") && tokens_.count > 1)
+    return route(logits, {spec_.top_k, spec_.normalize, Tensor()}, Tensor());
   if (again) return routing;
   if (observer_ != nullptr) {
     const Tensor scores = bias_ == nullptr ? routing.probs : add_rows(routing.probs, bias_->value());

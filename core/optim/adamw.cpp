@@ -56,13 +56,16 @@ void AdamW::apply(const Tensor& loss, const Tensor& squares, const Tensor& over)
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = *parameters_[i];
     if (parameter.owned().size() == 0) continue;
-    adamw_kernel()({parameter.value(), parameter.owned_gradient(), m_[i], v_[i], scalars_,
-                    static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
-                    static_cast<float>(options_.eps),
-                    parameter.decays() || (mutant("decay_on_norms") && parameter.has_owned_gradient())
-                        ? static_cast<float>(options_.weight_decay)
-                        : 0.0F},
-                   parameter.device());
+    adamw_kernel()(
+        {parameter.value(), parameter.owned_gradient(), m_[i], v_[i], scalars_,
+         static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
+         static_cast<float>(mutant("eps_of_parts") && parameter.has_owned_gradient() ? 2 * options_.eps
+                                                                                     : options_.eps),
+         (parameter.decays() && !(mutant("parts_do_not_decay") && parameter.has_owned_gradient())) ||
+                 (mutant("decay_on_norms") && parameter.has_owned_gradient())
+             ? static_cast<float>(options_.weight_decay)
+             : 0.0F},
+        parameter.device());
   }
 }
 

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/hf_config.h"
@@ -9,7 +10,6 @@
 #include "launch/config/config.h"
 #include "launch/inference.h"
 #include "launch/verify/report.h"
-#include "launch/verify/shrink.h"
 
 namespace tessera {
 namespace {
@@ -19,12 +19,14 @@ struct Arguments {
   std::vector<std::string> overrides;
   int ranks = 0;  // 0: as many as the config's axes need
   bool all = false;
+  bool fast = false;
+  std::string mpi_rank;  // the folder of a process that check_mpi started
   std::string precision = "fp32";
   DeviceKind device = DeviceKind::cpu;
 };
 
-// The model's spec from the config alone: no file of tokens is opened.
-ModelSpec spec_of(const Config& config) {
+// The model from the config alone: no file of tokens is opened.
+ReleaseConfig release_of(const Config& config) {
   Json keys = *config.model.keys;
   const Family& family = find_family(config.model.family);
   if (!keys.contains("max_position_embeddings")) {
@@ -32,7 +34,7 @@ ModelSpec spec_of(const Config& config) {
     keys["max_position_embeddings"] =
         std::max(config.data.seq_len, full.at("max_position_embeddings").get<std::int64_t>());
   }
-  return make_release_config(family, keys, "model").spec;
+  return make_release_config(family, keys, "model");
 }
 
 int least_ranks(const LayoutRequest& request) {
@@ -44,45 +46,49 @@ int least_ranks(const LayoutRequest& request) {
   return std::max(model * dp, model == 1 ? 2 : 1);
 }
 
-verify::Comparison check(const Config& config, const ModelSpec& spec, const ParallelLayout& layout,
-                         const Arguments& arguments, verify::Small& small) {
-  const DType compute = arguments.precision == "bf16" ? DType::bf16 : DType::f32;
-  const verify::Place place = verify::place_on(arguments.device);
-  small = verify::shrink(config, spec, layout, compute);
-  const verify::Record one = verify::run(small.subject, {}, nullptr, place);
-  const verify::Record many = verify::run(small.subject, small.layout, &one.choices, place);
-  return verify::compare(small.subject, small.layout, one, many);
+verify::VerifyOptions options_of(const Arguments& arguments) {
+  verify::VerifyOptions options;
+  options.bf16 = arguments.precision == "bf16";
+  options.fast = arguments.fast || arguments.all;
+  options.place = verify::place_on(arguments.device);
+  return options;
 }
 
-int check_one(const Config& config, const ModelSpec& spec, const ParallelLayout& layout,
+int check_one(const Config& config, const ReleaseConfig& release, const ParallelLayout& layout,
               const Arguments& arguments) {
-  verify::Small small;
-  const verify::Comparison result = check(config, spec, layout, arguments, small);
-  const ModelSpec& tiny = small.subject.spec;
+  verify::VerifyOptions options = options_of(arguments);
+  if (arguments.device == DeviceKind::cpu) {
+    options.mpi_program = {std::filesystem::read_symlink("/proc/self/exe").string(), "verify",
+                           arguments.config};
+    options.mpi_program.insert(options.mpi_program.end(), arguments.overrides.begin(),
+                               arguments.overrides.end());
+    options.mpi_program.insert(options.mpi_program.end(),
+                               {"--ranks", std::to_string(layout.mesh.ranks()), "--mpi-rank"});
+  }
+  const verify::Verdict verdict = verify::verify_layout(config, release, layout, options);
+  const verify::Subject& tiny = verdict.small.subject;
   std::printf(
       "%s, scaled down: %zu layers, hidden size %lld, vocabulary %lld, %lld tokens; %lld sequences a step, "
-      "%d steps\n\n%s",
-      config.model.family.c_str(), tiny.layers.size(), static_cast<long long>(tiny.hidden_size),
-      static_cast<long long>(tiny.vocab_size), static_cast<long long>(small.subject.batch.seq_len),
-      static_cast<long long>(small.subject.batch.global_batch), small.subject.steps,
-      verify::report(small.subject, small.layout, result).c_str());
-  return result.fault ? 1 : 0;
+      "%d steps\n%s",
+      config.model.family.c_str(), tiny.spec.layers.size(), static_cast<long long>(tiny.spec.hidden_size),
+      static_cast<long long>(tiny.spec.vocab_size), static_cast<long long>(tiny.batch.seq_len),
+      static_cast<long long>(tiny.batch.global_batch), tiny.steps, verify::report(verdict).c_str());
+  return verdict.fault ? 1 : 0;
 }
 
-int check_all(const Config& config, const ModelSpec& spec, const BatchShape& batch, int ranks,
+int check_all(const Config& config, const ReleaseConfig& release, const BatchShape& batch, int ranks,
               const Arguments& arguments) {
   int faults = 0;
-  const std::vector<ParallelLayout> layouts = all_layouts(config.parallel.layout, spec, batch, ranks);
+  const std::vector<ParallelLayout> layouts = all_layouts(config.parallel.layout, release.spec, batch, ranks);
   if (layouts.empty())
     fail_usage("no layout of {} ranks fits this config; global_batch has {} microbatches", ranks,
                batch.microbatches());
   for (const ParallelLayout& layout : layouts) {
-    verify::Small small;
-    const verify::Comparison result = check(config, spec, layout, arguments, small);
-    std::printf("%s  %-44s  %s\n", result.fault ? "NO " : "yes", text(layout).c_str(),
-                verify::verdict(result).c_str());
+    const verify::Verdict verdict = verify::verify_layout(config, release, layout, options_of(arguments));
+    std::printf("%s  %-44s  %s\n", verdict.fault ? "NO " : "yes", text(layout).c_str(),
+                verify::verdict(verdict).c_str());
     std::fflush(stdout);
-    faults += result.fault ? 1 : 0;
+    faults += verdict.fault ? 1 : 0;
   }
   std::printf("%zu layouts of %d ranks, %d at fault\n", layouts.size(), ranks, faults);
   return faults == 0 ? 0 : 1;
@@ -90,11 +96,14 @@ int check_all(const Config& config, const ModelSpec& spec, const BatchShape& bat
 
 int verify_config(const Arguments& arguments) {
   const Config config = load_config(arguments.config, arguments.overrides);
-  const ModelSpec spec = spec_of(config);
+  const ReleaseConfig release = release_of(config);
   const BatchShape batch{config.train.global_batch, config.train.micro_batch, config.data.seq_len};
   const int ranks = arguments.ranks > 0 ? arguments.ranks : least_ranks(config.parallel.layout);
-  if (arguments.all) return check_all(config, spec, batch, ranks, arguments);
-  return check_one(config, spec, plan_layout(config.parallel.layout, spec, batch, ranks), arguments);
+  if (arguments.all) return check_all(config, release, batch, ranks, arguments);
+  const ParallelLayout layout = plan_layout(config.parallel.layout, release.spec, batch, ranks);
+  if (!arguments.mpi_rank.empty())
+    return verify::verify_mpi_rank(config, release, layout, arguments.mpi_rank);
+  return check_one(config, release, layout, arguments);
 }
 
 }  // namespace
@@ -108,18 +117,25 @@ void add_verify_verb(CLI::App& app, Action& chosen) {
   verb->add_option("--ranks", arguments->ranks,
                    "Ranks of the layout, as threads; by default the fewest that its axes need")
       ->check(CLI::Range(1, 1024));
-  verb->add_flag("--all", arguments->all, "Try every valid layout of that many ranks instead");
-  verb->add_option("--precision", arguments->precision, "Compute in fp32 or bf16")
+  verb->add_flag("--all", arguments->all, "Try every valid layout of that many ranks instead, --fast");
+  verb->add_flag("--fast", arguments->fast,
+                 "Compare steps alone: leave out data, import, save, resume, validation and MPI");
+  verb->add_option("--mpi-rank", arguments->mpi_rank)->group("");  // for verify itself
+  verb->add_option("--precision", arguments->precision, "Compute in fp32, or in fp32 and then in bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
   add_device_option(*verb, arguments->device);
   verb->footer(
       "Example:\n"
       "  tessera verify configs/llama-3.1-8b.yaml parallel.tp=2 parallel.zero=1 --ranks 4\n\n"
-      "Scales the model down, keeps its structure and the layout, runs both for three steps on random "
-      "tokens, and\n"
-      "compares activations, loss, gradients, norm and weights. Exit code 0 says that they agree, 1 that "
-      "they do not.");
+      "Scales the model down, keeps every kind of layer, mask, group and bound, runs one rank and the layout "
+      "for three\n"
+      "steps on random tokens, and compares activations, loss, gradients, norm and weights. Then the layout "
+      "imports,\n"
+      "reads data, saves, validates and resumes, and runs once more under mpirun, where that is installed "
+      "and "
+      "ranks are\n"
+      "eight at most. Exit code 0 says that all agrees, 1 that it does not.");
   verb->callback([arguments, &chosen] { chosen = [arguments] { return verify_config(*arguments); }; });
 }
 

@@ -7,6 +7,21 @@
 #include "core/tensor/elementwise.h"
 
 namespace tessera::verify {
+namespace {
+
+// Values in host memory as fp32.
+std::vector<float> floats_of(const Tensor& values) {
+  Tensor exact = values.detach();
+  if (values.dtype() != DType::f32) {
+    exact = Tensor::empty(values.shape(), DType::f32, values.device());
+    convert(values.detach(), exact);
+  }
+  std::vector<float> host(static_cast<std::size_t>(values.numel()));
+  exact.to_host(host.data());
+  return host;
+}
+
+}  // namespace
 
 TokenMap::TokenMap(const BatchShape& batch, const std::vector<PositionRange>& positions, const Mesh& mesh)
     : total(batch.micro_batch * batch.seq_len), seq_len_(batch.seq_len) {
@@ -55,13 +70,7 @@ void Collector::add_rows(Tensors& tensors, const std::string& name, const TokenM
   const std::lock_guard lock(mutex_);
   const std::int64_t width = rows.size(1);
   Whole& whole = whole_of(tensors, name, {tokens.total, width});
-  Tensor exact = rows.detach();
-  if (rows.dtype() != DType::f32) {
-    exact = Tensor::empty(rows.shape(), DType::f32, rows.device());
-    convert(rows.detach(), exact);
-  }
-  std::vector<float> host(static_cast<std::size_t>(rows.numel()));
-  exact.to_host(host.data());
+  const std::vector<float> host = floats_of(rows);
   for (std::int64_t t = 0; t < rows.size(0); ++t)
     for (std::int64_t i = 0; i < width; ++i) {
       const auto at = static_cast<std::size_t>(tokens.whole(tokens.first + t) * width + i);
@@ -70,26 +79,30 @@ void Collector::add_rows(Tensors& tensors, const std::string& name, const TokenM
     }
 }
 
-void Collector::add_copy(Record& record, const std::string& name, const Shape& shape, std::int64_t row,
-                         std::int64_t column, const Tensor& values) {
+void Collector::add_copy(Tensors& tensors, std::vector<std::string>& disagreed, const std::string& name,
+                         const Shape& shape, std::int64_t row, std::int64_t column, const Tensor& values) {
+  const std::vector<float> host = floats_of(values);
   const std::lock_guard lock(mutex_);
-  Whole& whole = record.first_weights[name];
+  Whole& whole = tensors[name];
   if (whole.values.empty()) {
     whole.shape = shape;
     whole.values.assign(static_cast<std::size_t>(shape.numel()), std::nanf(""));
   }
   const std::int64_t width = shape.rank() == 2 ? shape[1] : 1;
   const std::int64_t columns = values.rank() == 2 ? values.size(1) : 1;
-  std::vector<float> host(static_cast<std::size_t>(values.numel()));
-  values.to_host(host.data());
   for (std::int64_t i = 0; i < values.numel(); ++i) {
     float& known = whole.values[static_cast<std::size_t>((row + i / columns) * width + column + i % columns)];
     const float value = host[static_cast<std::size_t>(i)];
     if (std::isnan(known)) known = value;
     if (known == value) continue;
-    record.disagreed.push_back(name);
+    disagreed.push_back(name);
     return;
   }
+}
+
+void Collector::add_batch_fault(Record& record, std::int64_t microbatch, const std::string& fault) {
+  const std::lock_guard lock(mutex_);
+  record.batch_faults.emplace(microbatch, fault);
 }
 
 void Collector::check_complete(const Tensors& tensors) {

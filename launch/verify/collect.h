@@ -32,9 +32,11 @@ class Collector {
            std::int64_t column, const Tensor& values);
   // Rows [tokens, width] of this rank's tokens between blocks.
   void add_rows(Tensors& tensors, const std::string& name, const TokenMap& tokens, const Tensor& rows);
-  // A rank's first weights, of which other ranks may hold copies.
-  void add_copy(Record& record, const std::string& name, const Shape& shape, std::int64_t row,
-                std::int64_t column, const Tensor& values);
+  // Values, F32 or BF16, of which other ranks may hold copies; `disagreed` gets the name where two differ.
+  void add_copy(Tensors& tensors, std::vector<std::string>& disagreed, const std::string& name,
+                const Shape& shape, std::int64_t row, std::int64_t column, const Tensor& values);
+  // The first thing wrong with a microbatch of the run.
+  void add_batch_fault(Record& record, std::int64_t microbatch, const std::string& fault);
   // Notes elements that never came.
   void check_complete(const Tensors& tensors);
   const std::map<std::string, std::string>& uncovered() const { return uncovered_; }

@@ -17,6 +17,19 @@ double allowed_difference(const Subject& subject) {
   return 8 * std::sqrt(20 * static_cast<double>(subject.spec.layers.size())) * std::ldexp(1, -9);
 }
 
+// A loss is a mean over all tokens: of roundings that are independent little is left. A token's loss has an
+// error of some sqrt(20 layers) 2^-9, 1e-2 of a logit of about one, next to a loss of about five; over a
+// hundred tokens and more that is 2e-4 of the mean. Five times that is no rounding.
+double allowed_loss(const Subject& subject) {
+  return subject.model.compute == DType::bf16 ? 1e-3 : 1e-5;
+}
+
+// A norm changes by what errors have in common with the gradient: of some 2e-2 of it in bf16, which tensors
+// share, about the root of thirty tensors less, 4e-3; met as 2e-3.
+double allowed_norm(const Subject& subject) {
+  return subject.model.compute == DType::bf16 ? 5e-3 : 1e-5;
+}
+
 // Scores of two experts closer than this may change places by rounding.
 double allowed_gap(const Subject& subject) {
   return subject.model.compute == DType::bf16 ? std::ldexp(1, -7) : 1e-5;
@@ -35,18 +48,6 @@ double distance(const std::vector<float>& a, const std::vector<float>& b, double
     sum += d * d;
   }
   return std::sqrt(sum);
-}
-
-// A factor that a mesh explains, in words.
-std::string factor_text(double factor, const MeshShape& mesh) {
-  for (const Axis axis : {Axis::tp, Axis::dp, Axis::cp, Axis::pp, Axis::ep, Axis::etp, Axis::edp}) {
-    const int size = mesh.size(axis);
-    if (size > 1 && std::fabs(factor / size - 1) < 1e-3)
-      return fmt::format("{} x too large, as if summed over {} once too often", size, name_of(axis));
-    if (size > 1 && std::fabs(factor * size - 1) < 1e-3)
-      return fmt::format("{} x too small, as if averaged over {}", size, name_of(axis));
-  }
-  return fmt::format("a factor of {:.4g}", factor);
 }
 
 // "layers.3.attention.q.weight" belongs to "attention.q.weight"; experts to one group.
@@ -74,16 +75,26 @@ class Comparer {
       : subject_(subject), layout_(layout), one_(one), many_(many) {
     result_.bits = promises_bits(layout, subject.reduce_groups);
     result_.allowed = result_.bits ? 0 : allowed_difference(subject);
+    result_.allowed_loss = result_.bits ? 0 : allowed_loss(subject);
+    result_.allowed_norm = result_.bits ? 0 : allowed_norm(subject);
   }
 
   Comparison run() {
     first_weights();
     coverage();
+    if (!many_.overflows.empty()) {
+      fault("experts", many_.overflows.front());
+      return result_;
+    }
+    batches(0);
+    used(0, many_.first_weights);
     activations();
     losses(1);
     gradients();
     norms(1);
     updates(one_.updated, many_.updated, 1);
+    batches(1);
+    if (subject_.steps > 1) used(1, many_.updated);
     losses(subject_.steps);
     norms(subject_.steps);
     updates(one_.weights, many_.weights, subject_.steps);
@@ -121,6 +132,43 @@ class Comparer {
         fault(name, found->second);
   }
 
+  // Of a step, or of all from it on.
+  void batches(int step) {
+    const std::int64_t microbatches = subject_.batch.microbatches();
+    for (const auto& [microbatch, what] : many_.batch_faults)
+      if (microbatch / microbatches == step || step > 0)
+        fault("batch", fmt::format("microbatch {} of step {}, as a rank is given it: {}",
+                                   microbatch % microbatches, microbatch / microbatches, what));
+  }
+
+  // Forward computes with the weights there are, rounded to its own type.
+  void used(int step, const Tensors& weights) {
+    const Tensors& all = many_.used[step];
+    for (const std::string& name : one_.order) {
+      const auto found = all.find(name);
+      const auto weight = weights.find(name);
+      if (weight == weights.end()) continue;
+      const auto& disagreed = many_.disagreed_use[step];
+      if (found == all.end())
+        fault(name, fmt::format("step {} does not compute with it", step));
+      else if (std::count(disagreed.begin(), disagreed.end(), name) > 0)
+        fault(name, fmt::format("ranks compute step {} with different values of it{}", step,
+                                step > 0 ? ": not all have the update" : ""));
+      else if (!same_values(weight->second.values, found->second.values))
+        fault(name, fmt::format("step {} computes with other values than {}{}", step,
+                                step > 0 ? "the update left" : "it has",
+                                guess_text(difference(weight->second, found->second, layout_.mesh))));
+    }
+  }
+
+  bool same_values(const std::vector<float>& exact, const std::vector<float>& used) const {
+    if (exact.size() != used.size()) return false;
+    const bool rounds = subject_.model.compute == DType::bf16;
+    for (std::size_t i = 0; i < exact.size(); ++i)
+      if (used[i] != exact[i] && !(rounds && used[i] == static_cast<float>(bf16(exact[i])))) return false;
+    return true;
+  }
+
   static std::string guess_text(const Difference& d) { return d.guess.empty() ? "" : ": " + d.guess; }
 
   void activations() {
@@ -133,6 +181,7 @@ class Comparer {
         fault(module, "was not computed");
         continue;
       }
+      other_choices(module, 0);
       const Difference d = difference(one->second, many->second, layout_.mesh);
       if (!(d.relative <= result_.allowed))
         fault(module, fmt::format("what it makes differs by {:.2e} in microbatch {}{}", d.relative,
@@ -156,12 +205,12 @@ class Comparer {
   }
 
   void losses(int steps) {
-    result_.loss = scalars("loss", one_.losses, many_.losses, steps, result_.allowed);
+    result_.loss = scalars("loss", one_.losses, many_.losses, steps, result_.allowed_loss);
     // Reported only, and summed as ranks come: rounding is no fault, whatever the layout promises.
-    scalars("balance term", one_.balances, many_.balances, steps, allowed_difference(subject_));
+    scalars("balance term", one_.balances, many_.balances, steps, allowed_loss(subject_));
   }
   void norms(int steps) {
-    result_.norm = scalars("gradient norm", one_.norms, many_.norms, steps, result_.allowed);
+    result_.norm = scalars("gradient norm", one_.norms, many_.norms, steps, result_.allowed_norm);
   }
 
   // Backward meets tensors from the end.
@@ -253,17 +302,25 @@ class Comparer {
            std::sqrt(static_cast<double>(one.values.size()));
   }
 
+  // Tokens of a step that go elsewhere, by more than rounding; `layer` empty: of all.
+  void other_choices(const std::string& layer, int step) {
+    const std::int64_t microbatches = subject_.batch.microbatches();
+    for (const OtherChoice& other : many_.other_choices)
+      if (other.gap > allowed_gap(subject_) && other.microbatch / microbatches == step &&
+          (layer.empty() || layer == other.layer))
+        fault(other.layer, fmt::format("token {} of microbatch {} chooses another expert, by {:.2e}: more "
+                                       "than rounding",
+                                       other.token, other.microbatch, other.gap));
+  }
+
   void choices() {
     std::map<std::string, std::pair<int, double>> by_layer;
     for (const OtherChoice& other : many_.other_choices) {
       auto& [count, gap] = by_layer[other.layer];
       ++count;
       gap = std::max(gap, other.gap);
-      if (other.gap > allowed_gap(subject_))
-        fault(other.layer, fmt::format("token {} of microbatch {} chooses another expert, by {:.2e}: more "
-                                       "than rounding",
-                                       other.token, other.microbatch, other.gap));
     }
+    for (int step = 0; step < subject_.steps; ++step) other_choices("", step);
     for (const auto& [layer, found] : by_layer)
       result_.remarks.push_back(
           fmt::format("{}: {} tokens would have chosen other experts, by {:.1e} at most", layer, found.first,
@@ -322,6 +379,17 @@ std::string part_text(const Whole& one, const Whole& many) {
 
 }  // namespace
 
+std::string factor_text(double factor, const MeshShape& mesh) {
+  for (const Axis axis : {Axis::tp, Axis::dp, Axis::cp, Axis::pp, Axis::ep, Axis::etp, Axis::edp}) {
+    const int size = mesh.size(axis);
+    if (size > 1 && std::fabs(factor / size - 1) < 1e-3)
+      return fmt::format("{} x too large, as if summed over {} once too often", size, name_of(axis));
+    if (size > 1 && std::fabs(factor * size - 1) < 1e-3)
+      return fmt::format("{} x too small, as if averaged over {}", size, name_of(axis));
+  }
+  return fmt::format("a factor of {:.4g}", factor);
+}
+
 Difference difference(const Whole& one, const Whole& many, const MeshShape& mesh) {
   Difference result;
   if (one.values.size() != many.values.size()) {
@@ -352,6 +420,13 @@ Difference difference(const Whole& one, const Whole& many, const MeshShape& mesh
 Comparison compare(const Subject& subject, const ParallelLayout& layout, const Record& one,
                    const Record& many) {
   return Comparer(subject, layout, one, many).run();
+}
+
+std::string summary(const Comparison& comparison) {
+  if (comparison.bits) return "the same bits as one rank";
+  double worst = comparison.loss;
+  for (const GroupRow& row : comparison.rows) worst = std::max(worst, row.worst);
+  return fmt::format("within rounding of one rank ({:.1e})", worst);
 }
 
 }  // namespace tessera::verify

@@ -14,6 +14,8 @@ struct Difference {
   double relative = 0;  // norm of the difference over the norm of one rank's
   std::string guess;    // "tp × too large", "missing", …; empty where nothing fits
 };
+// A factor by which numbers are off, in words, with the axis that explains it.
+std::string factor_text(double factor, const MeshShape& mesh);
 Difference difference(const Whole& one, const Whole& many, const MeshShape& mesh);
 
 // The worst of a group of tensors: "attention.q.weight" of all layers.
@@ -33,9 +35,10 @@ struct Fault {
 };
 
 struct Comparison {
-  bool bits = false;          // what the layout promises
-  double allowed = 0;         // relative difference
-  double loss = 0, norm = 0;  // worst relative differences over the steps
+  bool bits = false;                          // what the layout promises
+  double allowed = 0;                         // relative difference
+  double allowed_loss = 0, allowed_norm = 0;  // likewise
+  double loss = 0, norm = 0;                  // worst relative differences over the steps
   std::vector<GroupRow> rows;
   std::optional<Fault> fault;  // the first in order of execution
   std::vector<std::string> remarks;
@@ -44,5 +47,8 @@ struct Comparison {
 
 Comparison compare(const Subject& subject, const ParallelLayout& layout, const Record& one,
                    const Record& many);
+
+// Of a comparison without a fault: "the same bits as one rank", or how far from them.
+std::string summary(const Comparison& comparison);
 
 }  // namespace tessera::verify

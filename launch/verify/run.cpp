@@ -10,6 +10,7 @@
 #include "core/base/philox.h"
 #include "core/tensor/device.h"
 #include "launch/batches.h"
+#include "launch/verify/batch_check.h"
 #include "launch/verify/collect.h"
 #include "parallel/comm/local.h"
 
@@ -24,10 +25,10 @@ std::int64_t counted_targets(const Subject& subject, int step) {
   return counted;
 }
 
-// A parameter's first value: what its initialiser drew, and a little more by (seed, name, index).
+// A parameter's first value: what its initialiser drew, and a little more by (seed, name, index); so too of
+// what is not trained.
 void perturb(const Subject& subject, Engine& engine) {
   for (const Engine::Owned& part : engine.held()) {
-    if (!part.first_moment.defined()) continue;
     const Key key(subject.seed, part.name + " perturbed");
     const std::int64_t width = part.global.rank() == 2 ? part.global[1] : 1;
     const std::int64_t columns = part.weight.numel() / part.weight.size(0);
@@ -59,17 +60,20 @@ class RankRun {
         observer_(tokens_, replay, record, collector) {
     for (Moe* moe : engine_.experts()) moe->set_observer(&observer_);
     for (const auto& chunk : engine_.chunks())
-      for (Module* module : chunk->model().modules())
+      for (Module* module : chunk->model().modules()) {
         module->set_probe([this](const Module& one, const Tensor& x) { probe(one, x); });
+        // A unit's values are there when it is entered.
+        if (is_unit(*module)) module->on_enter([this](Module& one) { note_used(one); });
+      }
   }
 
   void run() {
-    engine_.initialize(subject_.seed);
-    perturb(subject_, engine_);
+    draw_weights(subject_, engine_);
     for (const Engine::Owned& part : engine_.held())
-      collector_.add_copy(record_, part.name, part.global, part.row, part.column, part.weight);
+      collector_.add_copy(record_.first_weights, record_.disagreed, part.name, part.global, part.row,
+                          part.column, part.weight);
     device_.reset_peak();
-    for (step_ = 0; step_ < subject_.steps; ++step_) run_step();
+    for (step_ = 0; step_ < subject_.steps && !overflowed_; ++step_) run_step();
     for (const Engine::Owned& part : engine_.owned())
       collector_.add(record_.weights, part.name, part.global, part.row, part.column, part.weight);
     const auto rank = static_cast<std::size_t>(engine_.mesh().world().rank());
@@ -91,7 +95,11 @@ class RankRun {
       for (std::int64_t s = 0; s < subject_.batch.micro_batch; ++s)
         samples.push_back(draw_sample(subject_, static_cast<std::uint64_t>(first + s)));
       tokens_.microbatch = step_ * subject_.batch.microbatches() + microbatches[i];
-      return make_batch(samples, subject_.document_mask, device_, engine_.positions());
+      const Batch batch = make_batch(samples, subject_.document_mask, device_, engine_.positions());
+      if (const std::string fault = batch_fault(batch, samples, subject_.document_mask, engine_.positions());
+          !fault.empty())
+        collector_.add_batch_fault(record_, tokens_.microbatch, fault);
+      return batch;
     };
     engine_.run_step(load, counted_targets(subject_, step_));
     if (step_ == 0)
@@ -100,7 +108,11 @@ class RankRun {
           collector_.add(record_.gradients, part.name, part.global, part.row, part.column, part.gradient);
     engine_.update(subject_.lr, subject_.clip);
     const EngineReport report = engine_.next_report();
-    if (!report.experts.overflow.empty()) fail("{}", report.experts.overflow);
+    if (!report.experts.overflow.empty()) {
+      const std::lock_guard lock(collector_.mutex());
+      record_.overflows.push_back(report.experts.overflow);
+      overflowed_ = true;
+    }
     if (engine_.mesh().world().rank() == 0) {
       record_.losses.push_back(report.loss);
       record_.balances.push_back(report.experts.balance);
@@ -118,14 +130,31 @@ class RankRun {
                         tokens_, x);
   }
 
+  static bool is_unit(const Module& module) {
+    return dynamic_cast<const Embedding*>(&module) != nullptr ||
+           dynamic_cast<const Layer*>(&module) != nullptr || dynamic_cast<const Head*>(&module) != nullptr;
+  }
+
+  // What ops of this module read in the first two steps.
+  void note_used(Module& module) {
+    if (step_ > 1 || in_backward() || !noted_.emplace(&module, step_).second) return;
+    for (Parameter* parameter : module.parameters())
+      for (const Segment& segment : parameter->segments())
+        collector_.add_copy(record_.used[step_], record_.disagreed_use[step_], segment.name, segment.global,
+                            segment.first_row, segment.first_column,
+                            parameter->view(ViewKind::compute).narrow(0, segment.begin, segment.rows));
+  }
+
   const Subject& subject_;
   Record& record_;
   Collector& collector_;
   Device& device_;
   Engine engine_;
+  std::set<std::pair<const Module*, int>> noted_;
   TokenMap tokens_;
   ChoiceObserver observer_;
   int step_ = 0;
+  bool overflowed_ = false;
 };
 
 // Names as forward meets them: of each cell its parameters, then what it makes.
@@ -150,6 +179,25 @@ std::vector<std::string> execution_order(const Subject& subject) {
 
 }  // namespace
 
+namespace {
+
+// Whether a document begins at a position. Where pieces of a sequence are told, samples take turns: one whose
+// second piece begins a document, one of several documents, one of a single one, one of many.
+bool begins_document(const Subject& subject, std::uint64_t ordinal, std::int32_t position, float drawn) {
+  if (!subject.document_mask) return false;
+  if (subject.piece == 0) return drawn < 0.1F;
+  constexpr float chances[] = {0, 0.15F, 0, 0.3F};
+  const std::uint64_t turn = ordinal % 4;
+  return (turn == 0 && position == subject.piece) || drawn < chances[turn];
+}
+
+}  // namespace
+
+void draw_weights(const Subject& subject, Engine& engine) {
+  engine.initialize(subject.seed);
+  perturb(subject, engine);
+}
+
 Sample draw_sample(const Subject& subject, std::uint64_t ordinal) {
   const Key key(subject.seed, "verify batch");
   const auto length = static_cast<std::size_t>(subject.batch.seq_len);
@@ -161,7 +209,7 @@ Sample draw_sample(const Subject& subject, std::uint64_t ordinal) {
   std::int32_t start = 0;
   for (std::size_t i = 0; i < length; ++i) {
     const auto here = static_cast<std::int32_t>(i);
-    const bool begins = subject.document_mask && uniform(key, first + length + 1 + i) < 0.1F;
+    const bool begins = begins_document(subject, ordinal, here, uniform(key, first + length + 1 + i));
     if (begins && i > 0) {
       start = here;
       sample.targets.back() = -1;

@@ -23,6 +23,8 @@ struct Subject {
   BatchShape batch;
   std::int64_t reduce_groups = 1;
   bool document_mask = false;
+  // > 0: documents also begin where pieces of so many tokens do, and some sequences are one document.
+  std::int64_t piece = 0;
   AdamWOptions optimizer;
   double lr = 1e-3;
   double clip = 1;
@@ -59,12 +61,23 @@ struct Record {
   Tensors first_weights;                         // as ranks hold them before the first step
   std::map<std::string, std::string> uncovered;  // tensors with elements that no rank, or two, speak for
   std::vector<std::string> disagreed;            // tensors of which two ranks then held different values
-  std::vector<std::size_t> peak_bytes;           // by rank, after set-up
+  // What forward computes with in the first two steps, as all ranks see it, and where two see different
+  // values.
+  Tensors used[2];
+  std::vector<std::string> disagreed_use[2];
+  // By microbatch of the run: what is wrong in what a rank was given of it.
+  std::map<std::int64_t, std::string> batch_faults;
+  // Where rows found no room in experts' buffers, and so the run ended: what each rank says of it.
+  std::vector<std::string> overflows;
+  std::vector<std::size_t> peak_bytes;                           // by rank, after set-up
   std::vector<std::map<std::string, std::uint64_t>> bytes_sent;  // by rank: "tp all_gather" and its like
 };
 
 // Sample `ordinal` of the seeded stream; documents of random length where they are masked.
 Sample draw_sample(const Subject& subject, std::uint64_t ordinal);
+
+// First weights of a run: as initialisers draw them, and a little more everywhere, so that none is 0 or 1.
+void draw_weights(const Subject& subject, Engine& engine);
 
 // Where ranks run: on CPUs, exchanging host memory, unless told.
 struct Place {

@@ -2,6 +2,7 @@
 
 #include <mpi.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdio>
@@ -10,6 +11,7 @@
 #include <list>
 #include <thread>
 
+#include "core/base/mutant.h"
 #include "parallel/comm/mpi_segments.h"
 
 // What MPI_Abort of Open MPI calls once it has printed a page about itself; null with another MPI.
@@ -150,7 +152,8 @@ class MpiGroup : public ProcessGroup {
       const int to = (rank() + step) % size();
       const Outgoing& part = in[static_cast<std::size_t>(to)];
       if (part.bytes == 0) continue;
-      check(MPI_Isend(part.data, 1, Bytes(part.bytes).type(), to, parts_tag, comm_, &requests.emplace_back()),
+      const std::size_t bytes = mutant("mpi_counts_short") && part.bytes > 64 ? part.bytes - 4 : part.bytes;
+      check(MPI_Isend(part.data, 1, Bytes(bytes).type(), to, parts_tag, comm_, &requests.emplace_back()),
             call.collective);
     }
     const auto self = static_cast<std::size_t>(rank());
@@ -175,6 +178,8 @@ class MpiGroup : public ProcessGroup {
     const auto* first = static_cast<const std::byte*>(data);
     Letter& letter = letters_.emplace_back();
     letter.bytes.assign(first, first + bytes);
+    if (mutant("mpi_letter_mixed_up") && bytes > 64)
+      std::swap_ranges(letter.bytes.begin(), letter.bytes.begin() + 4, letter.bytes.begin() + 4);
     const Bytes unit(bytes);
     check(MPI_Isend(letter.bytes.data(), 1, unit.type(), to, tag + first_tag, comm_, &letter.request),
           call.collective);

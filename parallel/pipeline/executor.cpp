@@ -48,6 +48,8 @@ void PipelineExecutor::perform(const PipelineAction& action, const BatchOf& batc
       backward_input(action, &live_.at({action.chunk, action.microbatch}).tasks);
       return;
     case PipelineStep::backward_weight:
+      if (mutant("weight_task_lost") && action.microbatch == 1)
+        live_.at({action.chunk, action.microbatch}).tasks.pop_front();
       for (auto& tasks = live_.at({action.chunk, action.microbatch}).tasks; !tasks.empty(); tasks.pop_front())
         tasks.front()();
       finish(action);

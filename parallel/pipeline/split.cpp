@@ -3,6 +3,8 @@
 #include <cassert>
 #include <limits>
 
+#include "core/base/mutant.h"
+
 namespace tessera {
 namespace {
 
@@ -66,7 +68,9 @@ std::vector<ModelPart> pipeline_parts(const ModelSpec& spec, const std::vector<s
   std::vector<ModelPart> parts;
   std::int64_t at = 0;
   for (std::size_t i = 0; i < counts.size(); ++i) {
-    parts.push_back({at, at + counts[i], i == 0, i + 1 == counts.size(), place});
+    const auto even = static_cast<std::int64_t>(spec.layers.size() * i / counts.size());
+    const std::int64_t first = mutant("stages_cut_evenly") ? even : at;
+    parts.push_back({first, first + counts[i], i == 0, i + 1 == counts.size(), place});
     at += counts[i];
   }
   assert(at == static_cast<std::int64_t>(spec.layers.size()));
