@@ -1,4 +1,4 @@
-// Token files: a tokenized corpus in HDF5, mapped into memory by training and checked on first touch.
+// Token files: a tokenized corpus in HDF5, read by training with `pread` and checked on first touch.
 //
 // Layout: a user block of 1 MiB before the HDF5 superblock, then contiguous datasets `tokens` (u16 or u32),
 // `doc_offsets` (i64: where each document begins, and the end) and `tokenizer` (u8: tokenizer.json verbatim).
@@ -47,6 +47,10 @@ class TokenFileWriter {
 };
 
 // An open token file. Members are const and may be called from any thread.
+//
+// Every read looks at the file's inode, size and times. Where they changed, what was checked is checked
+// again: a file that was only touched or copied is read on; one that was cut, rewritten or replaced by other
+// tokens throws Error naming it, before any of its tokens are given. A file that was removed stays readable.
 class TokenFile {
  public:
   explicit TokenFile(const std::filesystem::path& path);
@@ -57,6 +61,8 @@ class TokenFile {
   const std::filesystem::path& path() const;
   const TokenFileInfo& info() const;
   std::string tokenizer_json() const;  // "" where there is none
+  // Names what training sees of the file, wherever it lies: its tokens, documents, vocabulary and tokenizer.
+  std::string content_hash() const;
 
   // Tokens [begin, begin + out.size()). Checks the chunks it touches for the first time: their hash, and that
   // ids are within the vocabulary; throws Error naming file and place.

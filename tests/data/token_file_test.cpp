@@ -3,8 +3,12 @@
 #include <gtest/gtest.h>
 #include <hdf5.h>
 
+#include <chrono>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <thread>
 
 #include "core/base/error.h"
 #include "core/base/hash.h"
@@ -136,6 +140,130 @@ TEST(TokenFile, ForgedHeadersAreRefused) {
   refused("/end_of_text", "x");
   refused("/end_of_text", 300);
   refused("/end_of_text", -1);
+}
+
+// What happens to a file between two reads of it: touched or copied over by itself it is read on, and so it
+// is when its name is gone; with other content no token of it is given.
+class ChangedTokenFile : public testing::Test {
+ protected:
+  ChangedTokenFile() {
+    write_counting_file(path, 3000, 300);
+    write_counting_file(other, 3000, 299);  // as long, and other tokens
+    file.emplace(path);
+    read();
+    // The clock that stamps files ticks every few milliseconds.
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  void read() const {
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(file->info().tokens));
+    file->read(0, tokens);
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      ASSERT_EQ(tokens[i], static_cast<std::int32_t>(i % 300)) << i;
+    EXPECT_EQ(file->boundaries(0, 10), (std::vector<std::int64_t>{1, 9}));
+    EXPECT_EQ(file->tokenizer_json(), "{\"a tokenizer\": 1}");
+  }
+  // Each way of reading is refused with these words.
+  void expect_refused(const std::string& words) const {
+    std::vector<std::int32_t> token(1);
+    const std::function<void()> ways[] = {[&] { file->read(17, token); }, [&] { file->boundaries(0, 10); },
+                                          [&] { file->tokenizer_json(); }};
+    for (const auto& way : ways) try {
+        way();
+        ADD_FAILURE() << "nothing noticed";
+      } catch (const Error& e) {
+        EXPECT_PRED_FORMAT2(testing::IsSubstring, "t.h5", std::string(e.what()));
+        EXPECT_PRED_FORMAT2(testing::IsSubstring, words, std::string(e.what()));
+      }
+  }
+  void overwrite(std::uint64_t at, std::string_view bytes) const {
+    io::File::open_update(path).write_at(at, bytes_of(bytes));
+  }
+
+  const TemporaryFolder folder;
+  const std::filesystem::path path = folder / "t.h5", other = folder / "other.h5";
+  std::optional<TokenFile> file;
+};
+
+TEST_F(ChangedTokenFile, ThatHoldsTheSameIsReadOn) {
+  const std::string content = io::read_text(path);
+  std::filesystem::last_write_time(path, std::filesystem::file_time_type::clock::now());
+  read();
+  overwrite(0, content);
+  read();
+  io::write_atomically(path, content);
+  read();
+  std::filesystem::remove(path);
+  read();
+  io::write_atomically(path, content);
+  read();
+}
+
+TEST_F(ChangedTokenFile, ThatIsCutIsNamed) {
+  for (const std::uintmax_t size :
+       {std::uintmax_t{(1 << 20) + 5000}, std::uintmax_t{100}, std::uintmax_t{0}}) {
+    std::filesystem::resize_file(path, size);
+    expect_refused("changed while it was read");
+  }
+}
+
+TEST_F(ChangedTokenFile, ThatIsRewrittenInPlaceIsNamed) {
+  ASSERT_EQ(std::filesystem::file_size(path), std::filesystem::file_size(other));
+  overwrite(0, io::read_text(other));
+  expect_refused("holds other tokens");
+}
+
+TEST_F(ChangedTokenFile, ThatIsReplacedIsNamed) {
+  std::filesystem::rename(other, path);
+  expect_refused("holds other tokens");
+}
+
+// The header stays, so that only the chunk's own hash tells.
+TEST_F(ChangedTokenFile, WhoseTokensChangeInPlaceIsNamed) {
+  const std::string header = token_file_format::header_of(bytes_of(io::read_text(path)), "t.h5");
+  overwrite(Json::parse(header).at("tokens").at("offset").get<std::uint64_t>() + 34, "\x12");
+  std::vector<std::int32_t> token(1);
+  try {
+    file->read(17, token);
+    ADD_FAILURE() << "read " << token[0];
+  } catch (const Error& e) {
+    EXPECT_PRED_FORMAT2(testing::IsSubstring, "damaged (hash differs)", std::string(e.what()));
+  }
+}
+
+// Boundaries are found through an index of every 512th document.
+TEST(TokenFile, FindsBoundariesAmongManyDocuments) {
+  const TemporaryFolder folder;
+  TokenFileWriter writer(folder / "t.h5", 10, std::nullopt, "");
+  std::vector<std::int64_t> begins;
+  std::int64_t at = 0;
+  for (int d = 0; d < 5000; ++d) {
+    const std::vector<std::uint32_t> tokens(static_cast<std::size_t>(d * 31 % 5));  // some have none
+    begins.push_back(at);
+    at += static_cast<std::int64_t>(tokens.size());
+    writer.add(tokens, 1);
+  }
+  writer.finish();
+  const TokenFile file(folder / "t.h5");
+  for (std::int64_t begin = 0; begin < at; begin += 97)
+    for (const std::int64_t length : {1, 2, 50, 3000}) {
+      std::vector<std::int64_t> expected;
+      for (const std::int64_t b : begins)
+        if (b > begin && b < begin + length && b < at && (expected.empty() || expected.back() != b))
+          expected.push_back(b);
+      ASSERT_EQ(file.boundaries(begin, std::min(at, begin + length)), expected) << begin << " " << length;
+    }
+}
+
+TEST(TokenFile, ContentHashTellsContentsApart) {
+  const TemporaryFolder folder;
+  write_counting_file(folder / "a.h5", 50, 300);
+  write_counting_file(folder / "same.h5", 50, 300);
+  write_counting_file(folder / "other.h5", 50, 299);
+  write_counting_file(folder / "longer.h5", 51, 300);
+  const std::string hash = TokenFile(folder / "a.h5").content_hash();
+  EXPECT_EQ(TokenFile(folder / "same.h5").content_hash(), hash);
+  EXPECT_NE(TokenFile(folder / "other.h5").content_hash(), hash);
+  EXPECT_NE(TokenFile(folder / "longer.h5").content_hash(), hash);
 }
 
 TEST(TokenFile, AnUnfinishedFileLeavesNothing) {
