@@ -10,17 +10,18 @@
 namespace tessera {
 namespace {
 
-constexpr std::uint64_t block_samples = 4096;
+constexpr std::uint64_t shortest_block = 4096;
+constexpr std::uint64_t longest_block = std::uint64_t{1} << 20;
 
 // Shares of a block by largest remainder; ties go to the earlier source.
-std::vector<std::uint64_t> quotas(const std::vector<SourceSpec>& sources) {
+std::vector<std::uint64_t> quotas(const std::vector<SourceSpec>& sources, std::uint64_t block) {
   double total = 0;
   for (const SourceSpec& source : sources) total += source.weight;
   std::vector<std::uint64_t> shares;
   std::vector<double> remainders;
   std::uint64_t given = 0;
   for (const SourceSpec& source : sources) {
-    const double exact = source.weight / total * static_cast<double>(block_samples);
+    const double exact = source.weight / total * static_cast<double>(block);
     shares.push_back(static_cast<std::uint64_t>(std::floor(exact)));
     remainders.push_back(exact - std::floor(exact));
     given += shares.back();
@@ -29,14 +30,36 @@ std::vector<std::uint64_t> quotas(const std::vector<SourceSpec>& sources) {
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return remainders[a] > remainders[b]; });
-  for (std::size_t i = 0; given < block_samples; ++given, i = (i + 1) % order.size()) ++shares[order[i]];
+  for (std::size_t i = 0; given < block; ++given, i = (i + 1) % order.size()) ++shares[order[i]];
   return shares;
+}
+
+// The shortest block in which every source has a sample.
+std::uint64_t block_of(const std::vector<SourceSpec>& sources) {
+  for (std::uint64_t block = shortest_block;; block *= 2) {
+    const std::vector<std::uint64_t> shares = quotas(sources, block);
+    const auto none = std::find(shares.begin(), shares.end(), 0U);
+    if (none == shares.end()) return block;
+    if (block == longest_block) {
+      const SourceSpec& source = sources[static_cast<std::size_t>(none - shares.begin())];
+      fail_usage(
+          "data.train: of weight {:g}, '{}' would get less than one in {} samples: raise it, or leave "
+          "the file out",
+          source.weight, source.path, longest_block);
+    }
+  }
 }
 
 }  // namespace
 
 std::int64_t windows(const TokenFile& file, std::int64_t seq_len) {
   return (file.info().tokens - 1) / seq_len;
+}
+
+void require_windows(const TokenFile& file, std::int64_t seq_len) {
+  if (windows(file, seq_len) == 0)
+    fail("'{}' has {} tokens, fewer than one window of seq_len {} + 1", file.path().string(),
+         file.info().tokens, seq_len);
 }
 
 Sample window(const TokenFile& file, std::int64_t i, std::int64_t seq_len, bool document_mask) {
@@ -65,15 +88,13 @@ Sample window(const TokenFile& file, std::int64_t i, std::int64_t seq_len, bool 
 
 Dataset::Dataset(const std::vector<SourceSpec>& sources, std::int64_t seq_len, bool document_mask,
                  std::uint64_t seed)
-    : seq_len_(seq_len), document_mask_(document_mask), seed_(seed) {
-  const std::vector<std::uint64_t> shares = quotas(sources);
+    : block_(block_of(sources)), seq_len_(seq_len), document_mask_(document_mask), seed_(seed) {
+  const std::vector<std::uint64_t> shares = quotas(sources, block_);
   std::uint64_t first = 0;
   for (std::size_t i = 0; i < sources.size(); ++i) {
     auto file = std::make_unique<TokenFile>(sources[i].path);
+    require_windows(*file, seq_len);
     const auto count = static_cast<std::uint64_t>(windows(*file, seq_len));
-    if (count == 0)
-      fail("'{}' has {} tokens, fewer than one window of data.seq_len {} + 1", sources[i].path,
-           file->info().tokens, seq_len);
     if (i > 0) {
       const TokenFileInfo& a = sources_[0].file->info();
       const TokenFileInfo& b = file->info();
@@ -86,10 +107,8 @@ Dataset::Dataset(const std::vector<SourceSpec>& sources, std::int64_t seq_len, b
 }
 
 std::uint64_t Dataset::slot(std::uint64_t ordinal) const {
-  const std::uint64_t inside = ordinal % block_samples;
-  return sources_.size() == 1
-             ? inside
-             : permuted(inside, block_samples, seed_ ^ 0x626c656e64ULL, ordinal / block_samples);
+  const std::uint64_t inside = ordinal % block_;
+  return sources_.size() == 1 ? inside : permuted(inside, block_, seed_ ^ 0x626c656e64ULL, ordinal / block_);
 }
 
 Sample Dataset::sample(std::uint64_t ordinal) const {
@@ -97,7 +116,7 @@ Sample Dataset::sample(std::uint64_t ordinal) const {
   std::size_t index = 0;
   while (at >= sources_[index].first + sources_[index].quota) ++index;
   const Source& source = sources_[index];
-  const std::uint64_t position = ordinal / block_samples * source.quota + (at - source.first);
+  const std::uint64_t position = ordinal / block_ * source.quota + (at - source.first);
   const std::uint64_t i = permuted(position % source.windows, source.windows,
                                    seed_ + 0x9e3779b97f4a7c15ULL * index, position / source.windows);
   return window(*source.file, static_cast<std::int64_t>(i), seq_len_, document_mask_);
@@ -105,8 +124,8 @@ Sample Dataset::sample(std::uint64_t ordinal) const {
 
 std::vector<std::uint64_t> Dataset::positions(std::uint64_t ordinal) const {
   std::vector<std::uint64_t> counts;
-  for (const Source& source : sources_) counts.push_back(ordinal / block_samples * source.quota);
-  for (std::uint64_t n = ordinal / block_samples * block_samples; n < ordinal; ++n) {
+  for (const Source& source : sources_) counts.push_back(ordinal / block_ * source.quota);
+  for (std::uint64_t n = ordinal / block_ * block_; n < ordinal; ++n) {
     const std::uint64_t at = slot(n);
     for (std::size_t i = 0; i < sources_.size(); ++i)
       if (at >= sources_[i].first && at < sources_[i].first + sources_[i].quota) ++counts[i];

@@ -1,9 +1,10 @@
 // The training stream: which window of which source is sample n. A pure function of the config, seed and n.
 //
 // Window i of a source is tokens [i·S, i·S + S], S + 1 of them, stride S. Sample p of a source is window π(p
-// mod N) of its N, where π permutes by (seed, source, p div N). Sources blend in blocks of 4096 samples: each
-// block gives source s its share of the block, rounded by largest remainder, in a shuffled order. A Dataset
-// is const and may be used from any thread.
+// mod N) of its N, where π permutes by (seed, source, p div N). Sources blend in blocks of 4096 samples, or
+// the first of 8192, 16384, … to 2^20 in which every source has one: each block gives source s its share of
+// the block, rounded by largest remainder, in a shuffled order. A Dataset is const and may be used from any
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +31,8 @@ struct Sample {
 // Window `i` of a file, in file order; what validation walks through.
 Sample window(const TokenFile& file, std::int64_t i, std::int64_t seq_len, bool document_mask);
 std::int64_t windows(const TokenFile& file, std::int64_t seq_len);
+// Throws Error, naming the file, if it has no window.
+void require_windows(const TokenFile& file, std::int64_t seq_len);
 
 struct SourceSpec {
   std::string path;
@@ -38,8 +41,8 @@ struct SourceSpec {
 
 class Dataset {
  public:
-  // Opens the files. Throws Error if they disagree about vocabulary or tokenizer, or one is shorter than a
-  // window.
+  // Opens the files. Throws Error if they disagree about vocabulary or tokenizer, one is shorter than a
+  // window, or has less of the weight than blocks can give.
   Dataset(const std::vector<SourceSpec>& sources, std::int64_t seq_len, bool document_mask,
           std::uint64_t seed);
 
@@ -59,6 +62,7 @@ class Dataset {
   std::uint64_t slot(std::uint64_t ordinal) const;
 
   std::vector<Source> sources_;
+  std::uint64_t block_;  // samples
   std::int64_t seq_len_;
   bool document_mask_;
   std::uint64_t seed_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/base/error.h"
 #include "core/base/mutant.h"
 #include "parallel/comm/communicator.h"
 
@@ -88,9 +87,8 @@ std::vector<Sample> windows_from(const TokenFile& file, std::int64_t first, cons
 
 Evaluation evaluate(Engine& engine, const TokenFile& file, const BatchShape& batch, bool document_mask,
                     const std::function<bool()>& wants_to_leave) {
+  require_windows(file, batch.seq_len);
   const std::int64_t count = windows(file, batch.seq_len);
-  if (count == 0)
-    fail("'{}' has fewer tokens than one window of {} + 1", file.path().string(), batch.seq_len);
   ProcessGroup& ranks = engine.mesh().group(Axis::dp);
   const std::int64_t batches = (count + batch.micro_batch - 1) / batch.micro_batch;
   const std::int64_t share = (batches + ranks.size() - 1) / ranks.size();

@@ -74,5 +74,56 @@ TEST(Dataset, BlendsByWeight) {
                Error);
 }
 
+// A file of nothing but token 7, of the same tokenizer as write_counting_file's.
+void write_sevens(const std::filesystem::path& path) {
+  TokenFileWriter writer(path, 5000, std::nullopt, "{\"a tokenizer\": 1}");
+  for (int d = 0; d < 10; ++d) writer.add(std::vector<std::uint32_t>(50, 7), 50);
+  writer.finish();
+}
+
+// A run's order is for ever: which window of which source a sample is. The numbers were drawn before blocks
+// could be longer than 4096 samples.
+TEST(Dataset, OrderOfABlendStays) {
+  const TemporaryFolder folder;
+  write_counting_file(folder / "a.h5", 600, 5000);
+  write_sevens(folder / "b.h5");
+  write_counting_file(folder / "c.h5", 900, 5000);
+  const Dataset data(
+      {{(folder / "a.h5").string(), 3}, {(folder / "b.h5").string(), 0.001}, {(folder / "c.h5").string(), 1}},
+      8, false, 3);
+  EXPECT_EQ(data.positions(10000), (std::vector<std::uint64_t>{7493, 2, 2505}));
+  std::vector<std::int32_t> firsts;
+  for (std::uint64_t n = 0; n < 20000; n += 997) firsts.push_back(data.sample(n).tokens[0]);
+  EXPECT_EQ(firsts,
+            (std::vector<std::int32_t>{1520, 1448, 720,  784,  3544, 2288, 504,  4080, 1872, 2440, 1912,
+                                       1096, 800,  1048, 1496, 3312, 2472, 2248, 1288, 2296, 960}));
+}
+
+// A source of little weight has its samples, in longer blocks.
+TEST(Dataset, EverySourceHasItsShare) {
+  const TemporaryFolder folder;
+  const std::string a = folder / "a.h5";
+  const std::string b = folder / "b.h5";
+  write_counting_file(a, 600, 5000);
+  write_sevens(b);
+  const auto of_b = [&](double weight, std::uint64_t samples) {
+    const Dataset data({{a, 1 - weight}, {b, weight}}, 8, false, 3);
+    std::uint64_t found = 0;
+    for (std::uint64_t n = 0; n < samples; ++n) found += data.sample(n).tokens[1] == 7 ? 1 : 0;
+    EXPECT_EQ(data.positions(samples)[1], found) << weight;
+    return found;
+  };
+  EXPECT_EQ(of_b(2e-4, 4096), 1U);      // 0.82 of a sample of a block
+  EXPECT_EQ(of_b(1e-4, 3 * 8192), 3U);  // 0.41 of one, and 0.82 of a block of two
+  EXPECT_EQ(of_b(1e-5, 65536), 1U);     // 0.66 of a block of sixteen, 0.33 of one of eight
+  try {
+    Dataset({{a, 1}, {b, 1e-9}}, 8, false, 3);
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::usage);
+    EXPECT_PRED_FORMAT2(testing::IsSubstring, "b.h5", std::string(e.what()));
+  }
+}
+
 }  // namespace
 }  // namespace tessera
