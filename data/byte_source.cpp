@@ -13,6 +13,14 @@ namespace {
 
 constexpr std::size_t buffer_bytes = 1 << 20;
 
+// Even of no text a compressed file has some bytes.
+io::File open_compressed(const std::filesystem::path& path) {
+  io::File file = io::File::open_read(path);
+  if (file.size() == 0)
+    fail("'{}' is truncated: it has no byte, and a compressed file has a header", path.string());
+  return file;
+}
+
 class PlainSource : public ByteSource {
  public:
   explicit PlainSource(const std::filesystem::path& path) : file_(io::File::open_read(path)) {}
@@ -32,7 +40,7 @@ class PlainSource : public ByteSource {
 class GzipSource : public ByteSource {
  public:
   explicit GzipSource(const std::filesystem::path& path)
-      : file_(io::File::open_read(path)), buffer_(buffer_bytes) {
+      : file_(open_compressed(path)), buffer_(buffer_bytes) {
     if (inflateInit2(&stream_, 16 + MAX_WBITS) != Z_OK) fail("zlib cannot start");
   }
   ~GzipSource() override { inflateEnd(&stream_); }
@@ -77,7 +85,7 @@ class GzipSource : public ByteSource {
 class ZstdSource : public ByteSource {
  public:
   explicit ZstdSource(const std::filesystem::path& path)
-      : file_(io::File::open_read(path)), buffer_(buffer_bytes), stream_(ZSTD_createDStream()) {
+      : file_(open_compressed(path)), buffer_(buffer_bytes), stream_(ZSTD_createDStream()) {
     if (stream_ == nullptr) fail("zstd cannot start");
   }
   ~ZstdSource() override { ZSTD_freeDStream(stream_); }

@@ -15,7 +15,7 @@ class ByteSource {
   virtual std::uint64_t position() const = 0;         // bytes consumed of the file on disk
 };
 
-// By extension: .gz and .dz, .zst, else plain.
+// By extension: .gz and .dz, .zst, else plain. A compressed file without a byte throws Error.
 std::unique_ptr<ByteSource> open_source(const std::filesystem::path& path);
 
 }  // namespace tessera

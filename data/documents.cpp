@@ -1,5 +1,6 @@
 #include "data/documents.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -14,17 +15,26 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t longest = std::size_t{256} << 20;  // of a line and of a document, in bytes
+constexpr std::size_t block_bytes = std::size_t{4} << 20;  // of text without documents
+constexpr std::size_t longest = std::size_t{256} << 20;    // of a line and of a document, in bytes
 
-// "corpus.jsonl.gz" is JSON lines, "corpus.txt.zst" is text.
-bool is_json_lines(fs::path path) {
+// The extension before that of compression: "corpus.jsonl.gz" is JSON lines, "corpus.txt.zst" is text.
+std::string kind_of(const fs::path& path) {
   const std::string last = path.extension().string();
-  if (last == ".gz" || last == ".dz" || last == ".zst") path = path.stem();
-  const std::string kind = path.extension().string();
-  if (kind == ".jsonl" || kind == ".ndjson") return true;
-  if (kind == ".txt" || kind.empty() || last == ".dz") return false;
-  fail_usage("'{}': the kind of '{}' is not known; there are: .txt, .jsonl, each also .gz or .zst",
-             path.string(), kind);
+  if (last == ".dz") return ".txt";
+  const bool compressed = last == ".gz" || last == ".zst";
+  return compressed ? path.stem().extension().string() : last;
+}
+
+bool is_json_lines(const fs::path& path) {
+  const std::string kind = kind_of(path);
+  return kind == ".jsonl" || kind == ".ndjson";
+}
+
+void check_kind(const fs::path& path) {
+  if (const std::string kind = kind_of(path); !is_json_lines(path) && kind != ".txt" && !kind.empty())
+    fail_usage("'{}': the kind of '{}' is not known; there are: .txt, .jsonl, each also .gz or .zst",
+               path.string(), kind);
 }
 
 // Some editors begin a file with it; it is no text.
@@ -79,6 +89,7 @@ bool is_blank(const std::string& line) {
 struct DocumentReader::State {
   State(const fs::path& p, const DocumentOptions& o)
       : path(p), options(o), json_lines(is_json_lines(p)), lines(p) {
+    check_kind(p);
     if (!json_lines && o.split != "file" && o.split != "blank-line") begins.emplace(o.split, "--documents");
   }
 
@@ -88,41 +99,54 @@ struct DocumentReader::State {
   LineReader lines;
   std::optional<Pattern> begins;
   std::string pending;  // the line that begins the next document
+  std::uint64_t line = 0;
   std::uint64_t repaired = 0, first_repaired = 0;
 
   bool next_json(std::string& document) {
-    std::string line;
-    while (lines.next(line)) {
-      if (is_blank(line)) continue;
+    std::string row;
+    while (lines.next(row)) {
+      if (is_blank(row)) continue;
       const std::string where = fmt::format("{}:{}", path.string(), lines.number());
-      const Json value = parse_json(line, where);
+      const Json value = parse_json(row, where);
       if (!value.is_object()) fail("{}: the line is no JSON object", where);
       const auto text = value.find(options.text_key);
       if (text == value.end())
         fail("{}: the object has no '{}'; name the key of the text with --text-key", where, options.text_key);
       if (!text->is_string()) fail("{}: '{}' is no text", where, options.text_key);
+      line = lines.number();
       document = text->get<std::string>();
       if (!document.empty()) return true;
     }
     return false;
   }
 
+  bool is_boundary(const std::string& text) const {
+    if (options.split == "blank-line") return is_blank(text);
+    try {
+      return begins && begins->matches(text);
+    } catch (const Error& e) {
+      throw Error(fmt::format("{}:{}: {}", path.string(), lines.number(), e.what()), e.code());
+    }
+  }
+
   bool next_text(std::string& document) {
     document = std::move(pending);
     pending.clear();
     const std::uint64_t start = lines.offset() - document.size();
-    std::string line;
-    while (lines.next(line)) {
-      const bool boundary = options.split == "blank-line" ? is_blank(line) : begins && begins->matches(line);
+    line = document.empty() ? 0 : lines.number();
+    std::string text;
+    while (lines.next(text)) {
+      const bool boundary = is_boundary(text);
       if (boundary && begins && !document.empty()) {
-        pending = std::move(line);
+        pending = std::move(text);
         break;
       }
       if (boundary && !begins) {
         if (document.empty()) continue;
         break;
       }
-      document += line;
+      if (document.empty()) line = lines.number();
+      document += text;
       if (document.size() > longest)
         fail("{}:{}: a document of more than 256 MiB; split it with --documents", path.string(),
              lines.number());
@@ -150,6 +174,9 @@ bool DocumentReader::next(std::string& document) {
   return state_->json_lines ? state_->next_json(document) : state_->next_text(document);
 }
 
+std::uint64_t DocumentReader::line() const {
+  return state_->line;
+}
 std::uint64_t DocumentReader::bytes_read() const {
   return state_->lines.source().position();
 }
@@ -158,6 +185,64 @@ std::uint64_t DocumentReader::repaired() const {
 }
 std::uint64_t DocumentReader::first_repaired() const {
   return state_->first_repaired;
+}
+
+struct TextReader::State {
+  State(const fs::path& p, const std::string& text_key) : path(p) {
+    if (is_json_lines(path))
+      rows.emplace(path, DocumentOptions{.text_key = text_key});
+    else
+      source = open_source(path);
+  }
+
+  fs::path path;
+  std::optional<DocumentReader> rows;  // of JSON lines, or else:
+  std::unique_ptr<ByteSource> source;
+  std::string block;  // read, not yet given
+  bool more = true;
+  std::uint64_t lines = 0;  // before `block`
+  std::uint64_t line = 1, repaired = 0;
+
+  bool next_block(std::string& text) {
+    while (more) {
+      const std::size_t kept = block.size();
+      block.resize(kept + block_bytes);
+      const std::size_t n = source->read(std::span(block).subspan(kept));
+      block.resize(kept + n);
+      more = n > 0;
+      const std::size_t newline = more ? block.rfind('\n') : std::string::npos;
+      if (more && newline == std::string::npos) {
+        if (block.size() > longest) fail("{}:{}: a line of more than 256 MiB", path.string(), lines + 1);
+        continue;
+      }
+      const std::size_t cut = more ? newline + 1 : block.size();
+      text.assign(block, 0, cut);
+      block.erase(0, cut);
+      line = lines + 1;
+      lines += static_cast<std::uint64_t>(std::count(text.begin(), text.end(), '\n'));
+      repaired += repair_utf8(text).count;
+      if (!text.empty()) return true;
+    }
+    return false;
+  }
+};
+
+TextReader::TextReader(const fs::path& path, const std::string& text_key)
+    : state_(std::make_unique<State>(path, text_key)) {}
+TextReader::~TextReader() = default;
+
+bool TextReader::next(std::string& text) {
+  return state_->rows ? state_->rows->next(text) : state_->next_block(text);
+}
+
+std::uint64_t TextReader::line() const {
+  return state_->rows ? state_->rows->line() : state_->line;
+}
+std::uint64_t TextReader::bytes_read() const {
+  return state_->rows ? state_->rows->bytes_read() : state_->source->position();
+}
+std::uint64_t TextReader::repaired() const {
+  return state_->rows ? state_->rows->repaired() : state_->repaired;
 }
 
 }  // namespace tessera

@@ -16,6 +16,12 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t batch_bytes = std::size_t{8} << 20;  // of text held at a time
 
+struct Document {
+  std::string text;
+  const std::string* input;
+  std::uint64_t line;  // where it begins
+};
+
 class Preparation {
  public:
   Preparation(const Tokenizer& tokenizer, const PrepareOptions& options)
@@ -32,9 +38,8 @@ class Preparation {
   Prepared run() {
     double total = 0;
     for (const std::string& input : options_.inputs) {
-      std::error_code error;
-      total += static_cast<double>(fs::file_size(input, error));
-      if (error) fail("cannot read '{}': {}", input, error.message());
+      const DocumentReader opens(input, options_.documents);  // or fails before hours of work
+      total += static_cast<double>(fs::file_size(input));
     }
     Progress progress("tokenizing", total, "MB", 1e6);
     for (const std::string& input : options_.inputs) read(input, progress);
@@ -81,7 +86,7 @@ class Preparation {
     std::uint64_t seen = 0;
     for (std::string document; reader.next(document);) {
       held_ += document.size();
-      batch_.push_back(std::move(document));
+      batch_.push_back({std::move(document), &input, reader.line()});
       if (held_ < batch_bytes) continue;
       flush();
       progress.advance(static_cast<double>(reader.bytes_read() - seen));
@@ -93,12 +98,20 @@ class Preparation {
                 reader.repaired(), reader.first_repaired());
   }
 
+  std::vector<std::uint32_t> encode(const Document& document) const {
+    try {
+      return tokenizer_.encode(document.text, options_.parse_special);
+    } catch (const Error& e) {
+      fail("{}:{}: {}", *document.input, document.line, e.what());
+    }
+  }
+
   void flush() {
     std::vector<std::vector<std::uint32_t>> ids(batch_.size());
     pool_.parallel_blocks(
         static_cast<std::int64_t>(batch_.size()), 16, [&](std::int64_t begin, std::int64_t end) {
           for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-            ids[i] = tokenizer_.encode(batch_[i], options_.parse_special);
+            ids[i] = encode(batch_[i]);
             if (eos_) ids[i].push_back(*eos_);
           }
         });
@@ -107,7 +120,7 @@ class Preparation {
       const bool to_valid = valid_ && uniform(Key(0, "validation split"), document_++) <
                                           static_cast<float>(options_.valid_fraction);
       held_out_ += to_valid ? 1 : 0;
-      (to_valid ? *valid_ : *train_).add(ids[i], batch_[i].size());
+      (to_valid ? *valid_ : *train_).add(ids[i], batch_[i].text.size());
     }
     batch_.clear();
     held_ = 0;
@@ -118,7 +131,7 @@ class Preparation {
   ThreadPool pool_;
   std::optional<std::uint32_t> eos_;
   std::unique_ptr<TokenFileWriter> train_, valid_;
-  std::vector<std::string> batch_;
+  std::vector<Document> batch_;
   std::size_t held_ = 0;
   std::uint64_t document_ = 0, held_out_ = 0;
 };

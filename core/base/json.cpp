@@ -97,6 +97,9 @@ class Builder : public nlohmann::json_sax<Json> {
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view origin) {
+  // The library takes one for the end of the text and would not look at what follows.
+  if (const std::size_t nul = text.find('\0'); nul != std::string_view::npos)
+    fail("{}:{}: invalid JSON: a NUL byte", origin, place(text, nul));
   Builder builder(text, origin);
   Json::sax_parse(text, &builder);
   return builder.take();

@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/base/progress.h"
 #include "core/base/thread_pool.h"
+#include "data/documents.h"
 #include "data/text.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokenizer/trainer.h"
@@ -34,6 +35,7 @@ std::string read_standard_input() {
 
 struct TrainArguments {
   std::vector<std::string> inputs;
+  std::string text_key = "text";
   std::string out = "tokenizer.json";
   std::int64_t vocab_size = 32768;
   std::vector<std::string> special{"<|end_of_text|>"};
@@ -42,25 +44,22 @@ struct TrainArguments {
 int train(const TrainArguments& arguments) {
   PieceCounter counter;
   std::uint64_t repaired = 0;
+  for (const std::string& input : arguments.inputs)
+    const TextReader opens(input, arguments.text_key);  // or fails before the others are read
   for (const std::string& input : arguments.inputs) {
     Progress progress("reading " + input, static_cast<double>(fs::file_size(input)), "MB", 1e6);
-    io::File file = io::File::open_read(input);
-    std::string block;
-    for (bool more = true; more;) {  // blocks end at a line, so that pieces stay whole
-      const std::size_t kept = block.size();
-      block.resize(kept + (1U << 22));
-      const std::size_t n = file.read_some(std::as_writable_bytes(std::span(block)).subspan(kept));
-      block.resize(kept + n);
-      more = n > 0;
-      std::size_t cut = more ? block.rfind('\n') : block.size();
-      if (cut == std::string::npos) continue;
-      if (more) ++cut;
-      std::string text = block.substr(0, cut);
-      repaired += repair_utf8(text).count;
-      counter.add(text);
-      block.erase(0, cut);
-      progress.advance(static_cast<double>(n));
+    TextReader reader(input, arguments.text_key);
+    std::uint64_t seen = 0;
+    for (std::string text; reader.next(text);) {
+      try {
+        counter.add(text);
+      } catch (const Error& e) {
+        fail("{}:{}: {}", input, reader.line(), e.what());
+      }
+      progress.advance(static_cast<double>(reader.bytes_read() - seen));
+      seen = reader.bytes_read();
     }
+    repaired += reader.repaired();
   }
   if (repaired > 0) log::warn("{} invalid UTF-8 sequences were read as U+FFFD", repaired);
   std::string json;
@@ -93,13 +92,15 @@ int encode(const std::string& path, bool lines) {
   const std::string text = read_standard_input();
   if (const auto bad = first_invalid_utf8(text))
     fail("standard input is not UTF-8: byte {} is invalid", *bad);
-  if (!lines) {
-    print_ids(tokenizer.encode(text, true));
-    return 0;
-  }
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t end = std::min(text.find('\n', begin), text.size());
-    print_ids(tokenizer.encode(std::string_view(text).substr(begin, end - begin), true));
+  std::size_t line = 0;
+  for (std::size_t begin = 0; begin < text.size() || (!lines && line == 0);) {
+    const std::size_t end = lines ? std::min(text.find('\n', begin), text.size()) : text.size();
+    ++line;
+    try {
+      print_ids(tokenizer.encode(std::string_view(text).substr(begin, end - begin), true));
+    } catch (const Error& e) {
+      fail("standard input:{}: {}", line, e.what());
+    }
     begin = end + 1;
   }
   return 0;
@@ -137,11 +138,14 @@ void add_tokenizer_verb(CLI::App& app, Action& chosen) {
 
   CLI::App* train_verb = verb->add_subcommand("train", "Train byte-level BPE on text files");
   auto arguments = std::make_shared<TrainArguments>();
-  train_verb->add_option("inputs", arguments->inputs, "Text files")->required();
+  train_verb->add_option("inputs", arguments->inputs, "Text files, or .jsonl; each also .gz or .zst")
+      ->required();
   train_verb->add_option("--out", arguments->out, "Where to write tokenizer.json")->capture_default_str();
   train_verb->add_option("--vocab-size", arguments->vocab_size, "Tokens in all")
       ->capture_default_str()
       ->check(CLI::Range(257, 1 << 24));
+  train_verb->add_option("--text-key", arguments->text_key, "The key of the text in .jsonl")
+      ->capture_default_str();
   train_verb->add_option("--special", arguments->special, "Special tokens; the first ends documents")
       ->capture_default_str();
   train_verb->footer("Example:\n  tessera tokenizer train --vocab-size 8192 --out tokenizer.json corpus.txt");

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "core/base/error.h"
@@ -148,6 +149,9 @@ TEST_F(Documents, BadJsonLinesAreRefusedWithTheirLine) {
       {"lone low surrogate", "{\"text\": \"\\ude00\"}", "invalid JSON"},
       {"bad UTF-8", "{\"text\": \"\xff\"}", "invalid JSON"},
       {"raw control character", "{\"text\": \"a\tb\"}", "invalid JSON"},
+      {"NUL after the value", std::string("{\"text\": \"a\"}\0", 14), "a NUL byte"},
+      {"NUL between two values", std::string("{\"text\": \"a\"}\0{\"text\": \"b\"}", 27), "a NUL byte"},
+      {"NUL alone", std::string("\0", 1), "a NUL byte"},
       {"raw NUL", std::string("{\"text\": \"a\0b\"}", 15), "a.jsonl:2"},
       {"not closed", "{\"text\": \"a\"", "invalid JSON"},
       {"two values", "{\"text\": \"a\"} {}", "invalid JSON"},
@@ -196,6 +200,9 @@ TEST_F(Documents, DamagedCompressionIsRefused) {
   bad = zst;
   bad.back() = static_cast<char>(bad.back() ^ 1);  // the checksum
   EXPECT_NE(refusal("a.txt.zst", bad).find("'a.txt.zst' is damaged near byte"), std::string::npos);
+  for (const char* name : {"a.txt.gz", "a.txt.zst", "a.jsonl.gz", "a.jsonl.zst"})
+    EXPECT_EQ(refusal(name, ""),
+              fmt::format("'{}' is truncated: it has no byte, and a compressed file has a header", name));
   for (const char* name : {"a.txt.gz", "a.txt.zst"})
     EXPECT_NE(refusal(name, "this is no compressed text").find("is damaged near byte"), std::string::npos);
   // A window beyond 128 MiB asks for more memory than a reader should give.
@@ -216,12 +223,59 @@ TEST_F(Documents, ABombIsRefusedInBoundedMemory) {
             900L << 10);  // a string doubles: 256 MiB beside 512 MiB at most
 }
 
+TEST_F(Documents, KnowTheirLine) {
+  const auto lines = [&](const std::string& name, const std::string& content,
+                         const DocumentOptions& options) {
+    DocumentReader reader(write(name, content), options);
+    std::vector<std::uint64_t> found;
+    for (std::string document; reader.next(document);) found.push_back(reader.line());
+    return found;
+  };
+  using Lines = std::vector<std::uint64_t>;
+  EXPECT_EQ(lines("a.txt", "\n\none\ntwo\n\n\nthree\n", {}), (Lines{3, 7}));
+  EXPECT_EQ(lines("a.txt", "x\n# a\ny\n# b\n", split("^# ")), (Lines{1, 2, 4}));
+  EXPECT_EQ(lines("a.txt", "\nx\n", split("file")), (Lines{1}));
+  EXPECT_EQ(lines("a.jsonl", "{\"text\": \"a\"}\n\n{\"text\": \"\"}\n{\"text\": \"b\"}\n", {}),
+            (Lines{1, 4}));
+}
+
+// What a tokenizer is trained on: all of the text, cut at lines alone.
+TEST_F(Documents, TextReaderGivesAllOfTheText) {
+  std::string text;
+  for (int i = 0; i < 400'000; ++i) text += "line " + std::to_string(i) + "\n";
+  text += "and no newline";
+  for (const auto& [name, content] : {std::pair<std::string, std::string>{"a.txt", text},
+                                      {"a.md", text},
+                                      {"a.txt.gz", gzipped(text)},
+                                      {"a.txt.zst", zstd_compressed(text)}}) {
+    TextReader reader(write(name, content), "text");
+    std::string all;
+    int blocks = 0;
+    for (std::string block; reader.next(block); ++blocks) {
+      EXPECT_EQ(reader.line(), 1 + static_cast<std::uint64_t>(std::count(all.begin(), all.end(), '\n')));
+      EXPECT_TRUE(all.empty() || all.back() == '\n');
+      all += block;
+    }
+    EXPECT_EQ(all, text) << name;
+    EXPECT_EQ(reader.bytes_read(), content.size()) << name;
+  }
+  TextReader rows(write("a.jsonl", "{\"body\": \"one\"}\n\n{\"body\": \"two\"}\n"), "body");
+  std::string row;
+  EXPECT_TRUE(rows.next(row) && row == "one");
+  EXPECT_TRUE(rows.next(row) && row == "two" && rows.line() == 3);
+  EXPECT_FALSE(rows.next(row));
+  TextReader empty(write("a.txt", ""), "text");
+  EXPECT_FALSE(empty.next(row));
+  EXPECT_THROW(TextReader(write("a.txt.gz", ""), "text"), Error);
+}
+
 TEST_F(Documents, WrongFilesAndPatternsAreNamed) {
   EXPECT_NE(refusal("a.pdf", "x").find(".pdf"), std::string::npos);
   EXPECT_NE(refusal("a.txt", "x", split("(")).find("--documents: '(' is no regular expression"),
             std::string::npos);
-  EXPECT_NE(refusal("a.txt", std::string(60, 'a') + "!\n", split("^(a+)+$")).find("--documents"),
-            std::string::npos);
+  EXPECT_NE(
+      refusal("a.txt", "x\n" + std::string(60, 'a') + "!\n", split("^(a+)+$")).find("a.txt:2: --documents"),
+      std::string::npos);
   EXPECT_THROW(DocumentReader(folder / "absent.txt", {}), Error);
   EXPECT_THROW(DocumentReader(folder.path().string() + ".txt/", {}), Error);
 }

@@ -70,6 +70,45 @@ TEST_F(Prepare, DocumentsComeBackEachEndedByItsToken) {
   EXPECT_EQ(file.tokenizer_json(), io::read_text(folder / "tokenizer.json"));
 }
 
+// A pattern that gives up on a text says where the text is.
+TEST_F(Prepare, APreTokenizerThatGivesUpNamesFileAndLine) {
+  std::string json = io::read_text(folder / "tokenizer.json");
+  const std::string key = "\"Regex\": \"";
+  const std::size_t begin = json.find(key) + key.size();
+  std::size_t end = begin;
+  while (json[end] != '"') end += json[end] == '\\' ? 2 : 1;
+  json.replace(begin, end - begin, "^(a+)+$");
+  const Tokenizer slow = Tokenizer::from_json_text(json, "slow");
+  std::ofstream(folder / "good.txt") << "fine\n\nalso fine\n";
+  std::ofstream(folder / "bad.txt") << "fine\n\nalso\nfine\n\n" << std::string(60, 'a') << "!\n\nfine\n";
+  PrepareOptions both = options("t.h5");
+  both.inputs = {folder / "good.txt", folder / "bad.txt"};
+  try {
+    prepare(slow, both);
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_PRED_FORMAT2(testing::IsSubstring, "bad.txt:6: the pre-tokenizer gives up", std::string(e.what()));
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder / "t.h5"));
+}
+
+// The last of several inputs is looked at before the first is tokenized.
+TEST_F(Prepare, LooksAtAllInputsFirst) {
+  for (const char* last : {"absent.txt", "a.pdf", "empty.txt.gz"}) {
+    std::ofstream(folder / "a.pdf") << "x";
+    std::ofstream(folder / "empty.txt.gz").flush();
+    PrepareOptions several = options("t.h5");
+    std::ofstream(folder / "bad.jsonl") << "not JSON\n";
+    several.inputs = {folder / "bad.jsonl", folder / last};
+    try {
+      prepare(tokenizer(), several);
+      ADD_FAILURE();
+    } catch (const Error& e) {
+      EXPECT_PRED_FORMAT2(testing::IsSubstring, last, std::string(e.what()));
+    }
+  }
+}
+
 TEST_F(Prepare, ThreadsDoNotShow) {
   PrepareOptions one = options("one.h5");
   one.valid_fraction = 0.2;
