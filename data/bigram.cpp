@@ -37,8 +37,9 @@ std::uint64_t key(std::int32_t a, std::int32_t b) {
 
 double bigram_loss(const TokenFile& train, const TokenFile& valid) {
   constexpr double smoothing = 4;
-  if (train.info().vocab_size != valid.info().vocab_size)
-    fail("'{}' and '{}' have different vocabularies", train.path().string(), valid.path().string());
+  if (train.info().vocab_size != valid.info().vocab_size ||
+      train.info().tokenizer_sha256 != valid.info().tokenizer_sha256)
+    fail("'{}' and '{}' were made with different tokenizers", train.path().string(), valid.path().string());
   const auto vocab = static_cast<std::size_t>(train.info().vocab_size);
   std::vector<double> before(vocab);
   std::vector<double> after(vocab);

@@ -4,6 +4,7 @@
 #include "core/base/error.h"
 #include "core/base/log.h"
 #include "launch/command_line.h"
+#include "launch/limits.h"
 #include "launch/signals.h"
 #include "launch/version.h"
 
@@ -30,6 +31,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  tessera::raise_open_files();
   try {
     return run(argc, argv);
   } catch (const tessera::Error& e) {

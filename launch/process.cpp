@@ -18,7 +18,7 @@ namespace tessera {
 double seconds_since_process_start() {
   std::ifstream file("/proc/self/stat");
   std::string stat;
-  std::getline(file, stat);
+  if (!std::getline(file, stat)) return 0;  // no file may be opened
   // Fields are counted after the command's name, which may hold spaces: proc(5), field 22 is the start.
   std::istringstream fields(stat.substr(stat.rfind(')') + 1));
   std::string field;

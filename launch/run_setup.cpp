@@ -11,6 +11,7 @@
 #include "core/base/mutant.h"
 #include "core/base/progress.h"
 #include "core/tensor/device.h"
+#include "launch/data_identity.h"
 #include "launch/estimate.h"
 #include "launch/kernel_choices.h"
 #include "launch/process.h"
@@ -48,6 +49,28 @@ void set_up_device(const Config& config, ProcessGroup& ranks, RunSetup& setup) {
   setup.device->wished_kernels = config.kernels;
   setup.device_ranks = make_device_group(ranks, *setup.device, config.parallel.sum_order);
   setup.ranks = setup.device_ranks ? setup.device_ranks.get() : &ranks;
+}
+
+void open_data(const Config& config, RunSetup& setup) {
+  std::vector<SourceSpec> sources;
+  for (const Source& source : config.data.train) sources.push_back({source.path, source.weight});
+  setup.data =
+      std::make_unique<Dataset>(sources, config.data.seq_len, config.data.document_mask, config.data.seed);
+  const TokenFile& first = setup.data->file(0);
+  for (const Source& source : config.data.valid) {
+    setup.valid.push_back(std::make_unique<TokenFile>(source.path));
+    const TokenFile& file = *setup.valid.back();
+    if (file.info().tokenizer_sha256 != first.info().tokenizer_sha256)
+      fail("'{}' and '{}' were made with different tokenizers", source.path, first.path().string());
+    require_windows(file, config.data.seq_len);
+  }
+}
+
+std::vector<const TokenFile*> files_of(const RunSetup& setup) {
+  std::vector<const TokenFile*> files;
+  for (std::size_t i = 0; i < setup.data->sources(); ++i) files.push_back(&setup.data->file(i));
+  for (const auto& file : setup.valid) files.push_back(file.get());
+  return files;
 }
 
 // The tokenizer's files, from data.tokenizer or else from inside the token file.
@@ -138,16 +161,8 @@ void fail_at_its_key(const Config& config, const Error& error) {
 
 RunSetup read_run(const Config& config, int ranks) {
   RunSetup setup;
-  std::vector<SourceSpec> sources;
-  for (const Source& source : config.data.train) sources.push_back({source.path, source.weight});
-  setup.data =
-      std::make_unique<Dataset>(sources, config.data.seq_len, config.data.document_mask, config.data.seed);
+  open_data(config, setup);
   const TokenFile& first = setup.data->file(0);
-  for (const Source& source : config.data.valid) {
-    setup.valid.push_back(std::make_unique<TokenFile>(source.path));
-    if (setup.valid.back()->info().tokenizer_sha256 != first.info().tokenizer_sha256)
-      fail("'{}' and '{}' were made with different tokenizers", source.path, first.path().string());
-  }
   setup.description.files = tokenizer_files(config, first);
   setup.description.dtype = config.train.precision == Precision::bf16 ? DType::bf16 : DType::f32;
   setup.description.release =
@@ -175,11 +190,14 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
   check_same_program(ranks);
   check_same_config(config, ranks);
   RunSetup setup = read_run(config, ranks.size());
+  require_same_files(files_of(setup), ranks);
+  if (ranks.rank() == 0) warn_of_unused_sources(config, *setup.data);
   set_up_device(config, ranks, setup);
   return setup;
 }
 
-void initialize_weights(const Config& config, const ReleaseConfig& model, Engine& engine) {
+void initialize_weights(const Config& config, const ReleaseConfig& model, const TokenFile& data,
+                        Engine& engine) {
   if (!config.init.from) {
     engine.initialize(config.init.seed);
     return;
@@ -191,6 +209,8 @@ void initialize_weights(const Config& config, const ReleaseConfig& model, Engine
   const ModelSource source = open_model(found);
   const std::vector<std::string> keys = model_differences(source.description().release, model);
   if (!keys.empty()) fail_of_other_model(config, keys, source.description().release, model);
+  if (const std::string conflict = tokenizer_conflict(source, data); !conflict.empty())
+    config.fail_at("init.from", conflict);
   load_weights(engine, source);
   if (ranks.rank() == 0 && !source.beyond().empty() && config.experts.balance != Balance::bias)
     log::warn(

@@ -37,8 +37,10 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
 // Throws a mistake whose message begins with its key, as "parallel.tp", at the place where the user wrote it.
 [[noreturn]] void fail_at_its_key(const Config& config, const Error& error);
 
-// Drawn from init.seed, or read from init.from, of which `model` must compute the same. Collective.
-void initialize_weights(const Config& config, const ReleaseConfig& model, Engine& engine);
+// Drawn from init.seed, or read from init.from, of which `model` must compute the same, in the tokens of
+// `data`. Collective.
+void initialize_weights(const Config& config, const ReleaseConfig& model, const TokenFile& data,
+                        Engine& engine);
 
 // Weights of whatever part each rank holds, choice biases of experts if both have some; `source` is of the
 // engine's spec.

@@ -10,6 +10,7 @@
 #include "core/base/log.h"
 #include "core/base/mutant.h"
 #include "core/tensor/device.h"
+#include "launch/data_identity.h"
 
 namespace tessera {
 namespace {
@@ -35,7 +36,7 @@ Slab slab_of(const Engine::Owned& part) {
 }
 
 Json meta_of(const Config& config, const RunPosition& position, const ModelDescription& description,
-             const std::map<std::string, std::string>& kernels) {
+             const Dataset& data, const std::map<std::string, std::string>& kernels) {
   Json meta = Json::object();
   meta["config"] = Json::parse(config_json(config));
   meta["model"] = model_meta(description);
@@ -44,8 +45,7 @@ Json meta_of(const Config& config, const RunPosition& position, const ModelDescr
   meta["tokens"] = position.tokens;
   meta["skipped"] = position.skipped;
   meta["reduce_groups"] = position.reduce_groups;
-  meta["data"] = {{"samples", position.step * config.train.global_batch},
-                  {"source_samples", position.source_samples}};
+  meta["data"] = data_meta(data, static_cast<std::uint64_t>(position.step * config.train.global_batch));
   meta["kernels"] = kernels;
   return meta;
 }
@@ -113,7 +113,7 @@ std::string RankCoordination::broadcast_text(const std::string& text) {
 }
 
 void save_run(const Config& config, const RunPosition& position, const Engine& engine,
-              const ModelDescription& description, ProcessGroup& ranks) {
+              const ModelDescription& description, const Dataset& dataset, ProcessGroup& ranks) {
   std::vector<StateSlice> mine;
   std::deque<std::vector<float>> copies;  // of what is not in host memory
   for (const Engine::Owned& part : engine.owned())
@@ -128,7 +128,7 @@ void save_run(const Config& config, const RunPosition& position, const Engine& e
       mine.push_back({part.name, state, DType::f32, dims_of(part.global), slab_of(part), data});
     });
   RankCoordination coordination(ranks);
-  const Json meta = meta_of(config, position, description, engine.device().chosen_kernels);
+  const Json meta = meta_of(config, position, description, dataset, engine.device().chosen_kernels);
   for (bool saved = false; !saved;) try {
       save_checkpoint(config.checkpoint.dir, position.step, mine, meta, description.files, coordination);
       saved = true;
@@ -143,7 +143,7 @@ void save_run(const Config& config, const RunPosition& position, const Engine& e
   }
 }
 
-std::optional<SavedRun> find_run(const Config& config, ProcessGroup& ranks) {
+std::optional<SavedRun> find_run(const Config& config, const Dataset& data, ProcessGroup& ranks) {
   RankCoordination coordination(ranks);
   const auto warn = [](const std::string& line) { log::warn("{}", line); };
   if (ranks.rank() == 0)
@@ -157,12 +157,18 @@ std::optional<SavedRun> find_run(const Config& config, ProcessGroup& ranks) {
   }
   const RunPosition position = position_of(*checkpoint);
   const Config saved = saved_config(*checkpoint);
-  if (const auto differences = identity_differences(saved, config); !differences.empty()) {
+  const Json stream = checkpoint->meta().value("data", Json());
+  Config as_moved = saved;  // where contents are known, paths do not matter
+  if (tells_contents(stream) && saved.data.train.size() == config.data.train.size())
+    for (std::size_t i = 0; i < config.data.train.size(); ++i)
+      as_moved.data.train[i].path = config.data.train[i].path;
+  if (const auto differences = identity_differences(as_moved, config); !differences.empty()) {
     std::string list;
     for (const std::string& difference : differences) list += (list.empty() ? "" : ", ") + difference;
     fail_usage("'{}' holds another run: {} differ; change them back, or use another checkpoint.dir",
                config.checkpoint.dir, list);
   }
+  if (tells_contents(stream)) require_same_stream(stream, data, checkpoint->path().string());
   return SavedRun{*checkpoint, saved, position, kernels_of(*checkpoint)};
 }
 

@@ -11,6 +11,7 @@
 #include "checkpoint/coordination.h"
 #include "checkpoint/model_source.h"
 #include "checkpoint/store.h"
+#include "data/dataset.h"
 #include "launch/config/config.h"
 #include "parallel/comm/communicator.h"
 #include "parallel/engine.h"
@@ -38,12 +39,11 @@ struct RunPosition {
   std::int64_t tokens = 0;           // counted targets so far
   std::int64_t skipped = 0;
   std::int64_t reduce_groups = 1;
-  std::vector<std::uint64_t> source_samples;  // drawn from each source
 };
 
 // Saves DIR/step-N and deletes what retention lets go. Each rank writes what it speaks for.
 void save_run(const Config& config, const RunPosition& position, const Engine& engine,
-              const ModelDescription& description, ProcessGroup& ranks);
+              const ModelDescription& description, const Dataset& dataset, ProcessGroup& ranks);
 
 // A checkpoint to go on from.
 struct SavedRun {
@@ -55,8 +55,9 @@ struct SavedRun {
 
 // The newest good checkpoint of the run; nullopt if there is none. Throws Error (usage) listing the keys if
 // it belongs to another model or data stream, and Error if there are checkpoints but none is good: a run
-// never starts over unasked. For the holder of the directory's lock.
-std::optional<SavedRun> find_run(const Config& config, ProcessGroup& ranks);
+// never starts over unasked. Token files are known by content, wherever they lie; those of a checkpoint that
+// does not tell it, by path. For the holder of the directory's lock.
+std::optional<SavedRun> find_run(const Config& config, const Dataset& data, ProcessGroup& ranks);
 
 // Weights and moments of whatever part this rank holds, saved under whatever layout.
 void load_run(const SavedRun& saved, Engine& engine);

@@ -67,7 +67,7 @@ StartPlan plan_start(const Config& config, const RunSetup& setup, bool fresh, Pr
     fail_usage("--fresh: '{}' holds checkpoints; use another checkpoint.dir or remove them",
                config.checkpoint.dir);
   StartPlan plan;
-  plan.saved = find_run(config, ranks);
+  plan.saved = find_run(config, *setup.data, ranks);
   plan.kernels = config.kernels;
   if (!plan.saved) {
     plan.groups = choose_groups(config, setup, std::nullopt);

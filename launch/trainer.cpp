@@ -142,11 +142,9 @@ void Trainer::State::validate() {
 // Whether the checkpoint is there. A full disk does not end a run: older checkpoints stand.
 bool Trainer::State::save() {
   if (lock) lock->require_held();
-  position.source_samples =
-      setup.data->positions(static_cast<std::uint64_t>(position.step * config.train.global_batch));
   const auto start = Clock::now();
   try {
-    save_run(config, position, *engine, setup.description, ranks);
+    save_run(config, position, *engine, setup.description, *setup.data, ranks);
     log::info("saved {} in {:.2f} s", checkpoint_path(config.checkpoint.dir, position.step).string(),
               seconds_since(start));
     return true;
@@ -221,7 +219,7 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   if (start.saved)
     load_run(*start.saved, *s.engine);
   else
-    initialize_weights(s.config, s.setup.description.release, *s.engine);
+    initialize_weights(s.config, s.setup.description.release, s.setup.data->file(0), *s.engine);
   if (ranks.rank() != 0) return;
   for (const std::string& line : start.warnings) log::warn("{}", line);
   print_start_table(s.config, s.setup, *s.engine, ranks, options);

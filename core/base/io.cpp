@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +20,10 @@ namespace tessera::io {
 namespace {
 
 [[noreturn]] void fail_io(const char* verb, const fs::path& path, int error_number) {
+  rlimit limit{};
+  if (error_number == EMFILE && ::getrlimit(RLIMIT_NOFILE, &limit) == 0)
+    fail("cannot {} '{}': {} files are open, and no more are allowed; raise the limit (ulimit -n)", verb,
+         path.string(), limit.rlim_cur);
   const std::string message =
       fmt::format("cannot {} '{}': {}", verb, path.string(), errno_text(error_number));
   if (error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG) throw DiskFull(message);

@@ -14,6 +14,7 @@
 #include "launch/batches.h"
 #include "launch/command_line.h"
 #include "launch/config/config.h"
+#include "launch/data_identity.h"
 #include "launch/inference.h"
 
 namespace tessera {
@@ -33,14 +34,23 @@ struct Total {
   double text_bytes = 0;  // of the tokens predicted, by the file's mean
 };
 
+// Before the weights are read: all files are there, long enough, and in the model's tokens.
+std::vector<std::unique_ptr<TokenFile>> open_data(const ModelSource& model, const Options& options) {
+  std::vector<std::unique_ptr<TokenFile>> files;
+  for (const std::string& path : options.data) {
+    files.push_back(std::make_unique<TokenFile>(path));
+    const TokenFile& file = *files.back();
+    if (file.info().vocab_size > model.spec().vocab_size)
+      fail("{}: its vocabulary of {} exceeds the model's {}: it belongs to another tokenizer", path,
+           file.info().vocab_size, model.spec().vocab_size);
+    if (const std::string conflict = tokenizer_conflict(model, file); !conflict.empty()) fail("{}", conflict);
+    require_windows(file, options.seq_len);
+  }
+  return files;
+}
+
 void evaluate(InferenceModel& model, const TokenFile& file, const Options& options, Total& total) {
-  if (file.info().vocab_size > model.source().spec().vocab_size)
-    fail("{}: its vocabulary of {} exceeds the model's {}: it belongs to another tokenizer",
-         file.path().string(), file.info().vocab_size, model.source().spec().vocab_size);
   const std::int64_t count = windows(file, options.seq_len);
-  if (count == 0)
-    fail("{}: {} tokens are fewer than a window of {} + 1", file.path().string(), file.info().tokens,
-         options.seq_len);
   Device& device = model.device();
   const float one = 1;
   const Tensor unscaled = Tensor::from_host(&one, {1}, DType::f32, device);
@@ -79,15 +89,16 @@ int run(Options options) {
   if (std::filesystem::is_regular_file(options.inference.model)) take_config(options);
   if (options.data.empty())
     fail_usage("--data is missing: name a token file, made by `tessera data prepare`");
+  const ModelSource source = open_model(options.inference.model);
+  options.inference.model = source.origin();  // it is opened again below
   if (options.seq_len == 0) {
-    const ModelSource source = open_model(options.inference.model);
-    options.inference.model = source.origin();  // it is opened again below
     options.seq_len = std::min<std::int64_t>(512, source.spec().max_positions);
     log::info("windows of {} tokens; choose with --seq-len", options.seq_len);
   }
+  const auto files = open_data(source, options);
   InferenceModel model(options.inference, options.seq_len);
   Total total;
-  for (const std::string& path : options.data) evaluate(model, TokenFile(path), options, total);
+  for (const auto& file : files) evaluate(model, *file, options, total);
   if (total.counted == 0) fail("no target is counted: every document is a single token");
   const double loss = total.loss / static_cast<double>(total.counted);
   std::printf("loss: %.5f  perplexity: %.4f", loss, std::exp(loss));
@@ -95,10 +106,8 @@ int run(Options options) {
   // taken to cost what the others do.
   if (total.text_bytes > 0) {
     double tokens = 0;
-    for (const std::string& path : options.data) {
-      const TokenFile file(path);
-      tokens += static_cast<double>(windows(file, options.seq_len) * options.seq_len);
-    }
+    for (const auto& file : files)
+      tokens += static_cast<double>(windows(*file, options.seq_len) * options.seq_len);
     std::printf("  bits_per_byte: %.5f", loss / std::numbers::ln2 * tokens / total.text_bytes);
   }
   std::printf("  tokens: %lld\n", static_cast<long long>(total.counted));

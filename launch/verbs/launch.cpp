@@ -6,6 +6,7 @@
 #include "core/base/log.h"
 #include "launch/command_line.h"
 #include "launch/config/config.h"
+#include "launch/limits.h"
 #include "launch/mpirun.h"
 #include "launch/run_setup.h"
 #include "launch/supervise.h"
@@ -42,6 +43,8 @@ int launch(const Options& options) {
     std::printf("%s\n", command.text().c_str());
     return 0;
   }
+  if (!request.slurm && request.hostfile.empty())
+    require_open_files(files_of_mpirun(request.ranks), fmt::format("mpirun with {} ranks", request.ranks));
   if (const int slots = slots_for(request, facts); request.ranks > slots)
     log::warn(
         "{} ranks on {} {}{}: they take turns, so a step takes longer than on as many ranks as there are",

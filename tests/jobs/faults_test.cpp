@@ -154,6 +154,92 @@ TEST_F(Faults, AFailingRankIsNamedOnce) {
   }
 }
 
+// Nodes with different files at one path: both are named before the first step.
+TEST_F(Faults, RanksWithDifferentTokenFilesAreRefused) {
+  const Words data{"data.train=[{path: train.h5}]"};
+  Words all = runs.command("different", 2, data);
+  const auto program = std::find(all.begin(), all.end(), TESSERA_PROGRAM);
+  const Words train(program, all.end());
+  Words words{"mpirun"};
+  words.insert(words.end(), all.begin() + 3, program);  // its options without -n N
+  for (const std::string place : {"here", "there"}) {
+    fs::create_directory(runs / place);
+    write_counting_file(runs / place / "train.h5", place == "here" ? 300 : 299, 60);
+    if (place == "there") words.push_back(":");
+    words.insert(words.end(), {"-n", "1", "-wdir", (runs / place).string()});
+    words.insert(words.end(), train.begin(), train.end());
+  }
+  Job job(words, {}, runs / "output");
+  EXPECT_EQ(job.wait(30), 1) << job.output();
+  EXPECT_EQ(count(job.output(), "error: "), 1) << job.output();
+  EXPECT_EQ(count(job.output(), "'train.h5' is not the same file on all ranks: rank 0 on "), 1)
+      << job.output();
+  EXPECT_EQ(runs.logged_steps("different"), 0);
+}
+
+// A token file that is rewritten, replaced or cut under a run ends it, naming the file; never other tokens,
+// never a signal.
+TEST_F(Faults, ATokenFileThatChangesDuringARunEndsIt) {
+  const auto write_other = [](const fs::path& path) {  // as long as the run's own, of the same vocabulary
+    TokenFileWriter writer(path, 60, std::nullopt, "{\"a tokenizer\": 1}");
+    for (int d = 0; d < 300; ++d)
+      writer.add(std::vector<std::uint32_t>(static_cast<std::size_t>(d * 7 % 13 + 1), 5), 1);
+    writer.finish();
+  };
+  for (const std::string way : {"rewritten", "replaced", "cut"}) {
+    const fs::path file = runs / (way + ".h5");
+    const fs::path other = runs / (way + "_other.h5");
+    fs::copy_file(runs / "train.h5", file);
+    write_other(other);
+    Job job(runs.command(way, 2,
+                         {"data.train=[{path: " + file.string() + "}]", "train.steps=100000000",
+                          "checkpoint.every=100000000"}),
+            {}, runs / "output");
+    ASSERT_TRUE(eventually(60, [&] { return runs.logged_steps(way) > 2; })) << job.output();
+    if (way == "cut") fs::resize_file(file, fs::file_size(file) / 2);
+    if (way == "replaced") fs::rename(other, file);
+    if (way == "rewritten") {
+      std::ifstream from(other, std::ios::binary);
+      std::fstream(file, std::ios::in | std::ios::out | std::ios::binary) << from.rdbuf();
+    }
+    EXPECT_EQ(job.wait(60), 1) << way << job.output();
+    EXPECT_GE(count(job.output(), "error: "), 1) << job.output();
+    EXPECT_GE(count(job.output(), way + ".h5'"), 1) << job.output();
+    EXPECT_GE(count(job.output(), "changed while it was read"), 1) << job.output();
+    EXPECT_TRUE(eventually(15, [&] { return runs.processes().empty(); }));
+  }
+}
+
+// Too few open files are a line that names the file and the limit; a soft limit is raised.
+TEST_F(Faults, TooFewOpenFilesAreNamed) {
+  std::string blend = "data.train=[";
+  for (int i = 0; i < 30; ++i) {
+    const fs::path file = runs / ("part" + std::to_string(i) + ".h5");
+    fs::copy_file(runs / "train.h5", file);
+    blend += (i > 0 ? ", {path: " : "{path: ") + file.string() + "}";
+  }
+  const auto limited = [&](const std::string& limit, Words words) {
+    words.insert(words.begin(), {"prlimit", "--nofile=" + limit});
+    Job job(words, {}, runs / "output");
+    const int code = job.wait(60);
+    runs.output = job.output();
+    return code;
+  };
+  const Words train = runs.command("few", 1, {blend + "]"});
+  EXPECT_EQ(limited("16:16", train), 1) << runs.output;
+  EXPECT_EQ(count(runs.output, "error: cannot read '"), 1) << runs.output;
+  EXPECT_EQ(count(runs.output, ".h5': 16 files are open, and no more are allowed"), 1) << runs.output;
+  EXPECT_EQ(limited("16:1000", train), 0) << runs.output;
+  EXPECT_EQ(limited("20:20", {TESSERA_PROGRAM, "data", "bigram", runs / "train.h5", runs / "train.h5"}), 0)
+      << runs.output;
+  Words launch = runs.command("few_launched", 1);
+  launch[1] = "launch";
+  launch.insert(launch.begin() + 3, {"-n", "4"});
+  EXPECT_EQ(limited("40:40", launch), 1) << runs.output;
+  EXPECT_EQ(count(runs.output, "error: mpirun with 4 ranks needs 48 open files"), 1) << runs.output;
+  EXPECT_EQ(limited("48:48", launch), 0) << runs.output;
+}
+
 // A mistake that every rank meets is told once too.
 TEST_F(Faults, AMistakeOfAllRanksIsToldOnce) {
   EXPECT_EQ(runs.run("mistake", 4, {"model.hidden_sise=3"}), 2) << runs.output;

@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/safetensors.h"
 #include "data/dataset.h"
+#include "tests/data/compressed.h"
 #include "tests/jobs/job.h"
 
 namespace tessera {
@@ -131,6 +134,83 @@ TEST_F(Verbs, TextToReleaseAndBack) {
   };
   EXPECT_GT(weights("release").size(), 1000U);
   EXPECT_EQ(weights("release"), weights("release2"));  // exporting again gives identical bytes
+}
+
+// What a tokenizer is trained on is what data prepare reads: compressed or in JSON lines, it is the same
+// text.
+TEST_F(Verbs, TokenizersAreTrainedOnTextAlone) {
+  std::string text, rows;
+  for (int i = 0; i < 500; ++i) {
+    const std::string line = fmt::format("line {} of a small corpus", i * i);
+    text += line + "\n";
+    rows += fmt::format("{{\"id\": {}, \"text\": \"{}\\n\"}}\n", i, line);
+  }
+  const std::map<std::string, std::string> files{{"a.txt", text},
+                                                 {"a.txt.gz", gzipped(text)},
+                                                 {"a.txt.zst", zstd_compressed(text)},
+                                                 {"a.jsonl", rows},
+                                                 {"a.jsonl.gz", gzipped(rows)},
+                                                 {"empty.txt", ""},
+                                                 {"empty.txt.gz", ""},
+                                                 {"cut.txt.zst", zstd_compressed(text).substr(0, 50)},
+                                                 {"nul.jsonl", std::string("{\"text\": \"a\"}\n\0", 16)}};
+  for (const auto& [name, content] : files) std::ofstream(runs / name, std::ios::binary) << content;
+  const auto trained = [&](const Words& inputs) {
+    Words words{"tokenizer", "train", "--vocab-size", "300", "--out", "tok.json"};
+    words.insert(words.end(), inputs.begin(), inputs.end());
+    EXPECT_EQ(runs.verb(words), 0) << runs.output;
+    std::ifstream file(runs / "tok.json", std::ios::binary);
+    std::string json(std::istreambuf_iterator<char>(file), {});
+    std::filesystem::remove(runs / "tok.json");
+    std::filesystem::remove(runs / "tokenizer_config.json");
+    return json;
+  };
+  const std::string reference = trained({"a.txt"});
+  EXPECT_GT(reference.size(), 1000U);
+  for (const char* name : {"a.txt.gz", "a.txt.zst", "a.jsonl", "a.jsonl.gz"})
+    EXPECT_EQ(trained({name}), reference) << name;
+  EXPECT_EQ(trained({"empty.txt", "a.txt"}), reference);
+  for (const Words& verb : {Words{"tokenizer", "train", "--vocab-size", "300", "--out", "refused"},
+                            Words{"data", "prepare", "--tokenizer", "reference.json", "--out", "refused"}}) {
+    std::ofstream(runs / "reference.json") << reference;
+    for (const auto& [name, words] :
+         std::map<std::string, Words>{{"empty.txt.gz", {"'empty.txt.gz'", "no byte"}},
+                                      {"cut.txt.zst", {"'cut.txt.zst'", "truncated"}},
+                                      {"nul.jsonl", {"nul.jsonl:2:", "NUL"}},
+                                      {"absent.txt", {"'absent.txt'"}}}) {
+      Words inputs = verb;
+      inputs.insert(inputs.end(), {"a.txt", name, "a.jsonl"});
+      EXPECT_EQ(runs.verb(inputs), 1) << runs.output;
+      EXPECT_EQ(count(runs.output, "error: "), 1) << runs.output;
+      for (const std::string& word : words)
+        EXPECT_NE(runs.output.find(word), std::string::npos) << runs.output;
+      EXPECT_FALSE(std::filesystem::exists(runs / "refused"));
+    }
+  }
+}
+
+TEST_F(Verbs, EvalLooksAtItsFilesFirst) {
+  ASSERT_EQ(runs.run("c", 1, {"train.steps=3"}), 0) << runs.output;
+  ASSERT_EQ(runs.verb({"eval", "c", "--data", "train.h5", "--seq-len", "16"}), 0) << runs.output;
+  const auto write = [&](const char* name, int tokens, const char* tokenizer) {
+    TokenFileWriter writer(runs / name, 60, std::nullopt, tokenizer);
+    writer.add(std::vector<std::uint32_t>(static_cast<std::size_t>(tokens), 5), 1);
+    writer.finish();
+  };
+  write("other.h5", 100, "{\"another tokenizer\": 1}");
+  write("again.h5", 100, "{ \"a tokenizer\": 1 }");  // the same, written out by another program
+  write("none.h5", 100, "");
+  write("short.h5", 16, "{\"a tokenizer\": 1}");
+  for (const char* name : {"again.h5", "none.h5"})
+    EXPECT_EQ(runs.verb({"eval", "c", "--data", name, "--seq-len", "16"}), 0) << runs.output;
+  for (const auto& [name, words] :
+       std::map<std::string, Words>{{"other.h5", {"'other.h5'", "another tokenizer", "step-00000003"}},
+                                    {"short.h5", {"'short.h5'", "16 tokens", "seq_len 16"}},
+                                    {"absent.h5", {"'absent.h5'"}}}) {
+    expect_mistake({"eval", "c", "--data", "train.h5", name, "--seq-len", "16"}, 1, words);
+    EXPECT_EQ(count(runs.output, "evaluating"), 0) << runs.output;
+  }
+  expect_mistake({"data", "bigram", "train.h5", "other.h5"}, 1, {"train.h5", "other.h5", "tokenizers"});
 }
 
 TEST_F(Verbs, BenchPrintsJson) {

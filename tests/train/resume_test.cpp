@@ -236,6 +236,8 @@ TEST_F(Resuming, ForgedMetaIsRefusedNotBelieved) {
   const std::vector<Json> values{-1, 0, std::uint64_t{1} << 63, "x", nullptr, Json::array(), 1.5};
   std::size_t turn = 0;  // the many keys of the config, which load_config checks too, share the values out
   const Config resumed = config("run", {});
+  const Dataset data({{resumed.data.train[0].path, 1}}, resumed.data.seq_len, resumed.data.document_mask,
+                     resumed.data.seed);
   int refused = 0;
   for (const auto& place : places)
     for (const Json& value : values) {
@@ -245,7 +247,7 @@ TEST_F(Resuming, ForgedMetaIsRefusedNotBelieved) {
       std::string cause;
       run_local_ranks(1, [&](ProcessGroup& group) {
         try {
-          find_run(resumed, group);
+          find_run(resumed, data, group);
         } catch (const Error& e) {
           cause = e.what();
         }
