@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/activity.h"
 #include "core/base/mutant.h"
 #include "parallel/comm/communicator.h"
 
@@ -97,6 +98,7 @@ Evaluation evaluate(Engine& engine, const TokenFile& file, const BatchShape& bat
   std::int64_t tokens = 0;
   for (std::int64_t i = 0; i < share; ++i) {
     if (i > 0 && wants_to_leave && wants_to_leave()) return {.is_left = true};
+    set_position(fmt::format("validation: batch {} of {} of '{}'", i + 1, share, file.path().string()));
     const auto samples = windows_from(
         file, (ranks.rank() * (mutant("validation_shares_overlap") ? 1 : share) + i) * batch.micro_batch,
         batch, document_mask);

@@ -6,6 +6,7 @@
 
 #include "checkpoint/meta.h"
 #include "checkpoint/retention.h"
+#include "core/base/activity.h"
 #include "core/base/io.h"
 #include "core/base/log.h"
 #include "core/base/mutant.h"
@@ -144,6 +145,8 @@ void save_run(const Config& config, const RunPosition& position, const Engine& e
 }
 
 std::optional<SavedRun> find_run(const Config& config, const Dataset& data, ProcessGroup& ranks) {
+  set_position("start: looking for checkpoints");
+  const DoingScope scope(Doing::uses_storage, "search of", config.checkpoint.dir);
   RankCoordination coordination(ranks);
   const auto warn = [](const std::string& line) { log::warn("{}", line); };
   if (ranks.rank() == 0)
@@ -174,6 +177,8 @@ std::optional<SavedRun> find_run(const Config& config, const Dataset& data, Proc
 
 void load_run(const SavedRun& saved, Engine& engine) {
   const LoadedCheckpoint& checkpoint = saved.checkpoint;
+  set_position("start: reading the checkpoint");
+  const DoingScope scope(Doing::uses_storage, "read of", checkpoint.path());
   for (const Engine::Owned& part : engine.held())
     for_each_state(part, [&](const char* state, const Tensor& values) {
       const TensorInfo* info = checkpoint.find(part.name, state);

@@ -4,10 +4,10 @@
 // and EINTR are handled here. A File belongs to one thread at a time; read_at and write_at take explicit
 // offsets, so several threads may use them on one File.
 //
-// Faults are injected here for tests: TESSERA_IO_FAULT=OP:N:ERRNO[:SUBSTRING] makes the N-th (from 1) call of
-// OP (write, fsync, rename, unlink, open) on a path containing SUBSTRING fail with ERRNO (ENOSPC, EIO, …),
-// and all after it; ERRNO may be KILL, which ends the process on the spot as SIGKILL would, EINTR, which
-// comes once, or SHORT: writes take half of what they are given.
+// For tests TESSERA_IO_FAULT=OP:N:WHAT[:SUBSTRING] does WHAT at the N-th (from 1) call of OP, and all after
+// it, on paths with SUBSTRING. OP: open, read, write, fsync, rename, unlink. WHAT: fail with
+// ENOSPC, EIO, …; EINTR, which comes once; SHORT: writes take half of what they are given; KILL the process
+// as SIGKILL would; HANG for ever; or take SLOW=SECONDS and go on.
 #pragma once
 
 #include <cstddef>
@@ -70,19 +70,5 @@ void rename_file(const fs::path& from, const fs::path& to);
 void remove_file(const fs::path& path);  // a file or an empty folder; absent is fine
 void remove_tree(const fs::path& path);  // recursively; absent is fine
 void sync_folder(const fs::path& path);
-
-// A read-only mapping of a whole file.
-class Mapping {
- public:
-  explicit Mapping(const fs::path& path);
-  ~Mapping();
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
-
- private:
-  const std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
-};
 
 }  // namespace tessera::io

@@ -7,12 +7,16 @@
 
 namespace tessera {
 
+class MpiWatch;
+
 // Whether this process was started by mpirun or srun, with more than one rank or as a rank of such a job.
 bool started_by_mpi();
 
 class MpiSegments;
 
-// MPI's life in this process, and the group of all ranks; one at a time, made and used by the main thread.
+// MPI's life in this process, and the group of all ranks; one at a time, made and used by the main thread,
+// which tells of the rank's activity from then on. A standstill (core/base/watch.h) ends the job, saying who
+// is behind, with exit code `watchdog`.
 class MpiSession {
  public:
   MpiSession();
@@ -34,6 +38,7 @@ class MpiSession {
   struct FailureNotes;
   bool by_mpirun_;
   std::unique_ptr<MpiSegments> segments_;
+  std::shared_ptr<MpiWatch> watch_;
   std::unique_ptr<ProcessGroup> world_;
   std::unique_ptr<FailureNotes> failures_;
 };
