@@ -4,6 +4,8 @@
 // model, optimizer, data and log of its rank; the process group outlives it.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "core/base/error.h"
@@ -12,11 +14,13 @@
 
 namespace tessera {
 
+class Engine;
 class ProcessGroup;
 
 struct TrainOptions {
   bool fresh = false;  // refuse a checkpoint directory that holds checkpoints
   Started started;     // for the start-up table
+  std::function<void(Engine&, std::int64_t step)> after_step = nullptr;  // for tests: faults of memory
 };
 
 class Trainer {
@@ -28,7 +32,8 @@ class Trainer {
 
   // Trains to the last step, or until a signal asks to stop. Returns ok, or requeue after saving on request
   // (which before the first step needs no save), or numbers_suspect after a non-finite loss or norm where the
-  // config says stop. Throws Error on failure.
+  // config says stop, or after too many. Throws Error on failure: ReplicasDiffer where ranks hold different
+  // copies of a weight.
   ExitCode run();
 
  private:
