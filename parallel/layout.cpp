@@ -54,7 +54,7 @@ void check_pipeline(const LayoutRequest& request, const MeshShape& mesh, const M
   if (request.virtual_stages < 1 || (request.virtual_stages > 1 && (!interleaved || mesh.pp == 1)))
     fail_usage("parallel.virtual_stages {} needs pp above 1 and schedule: interleaved",
                request.virtual_stages);
-  const int chunks = mesh.pp * request.virtual_stages;
+  const std::int64_t chunks = std::int64_t{mesh.pp} * request.virtual_stages;
   if (chunks > limits.layers)
     fail_usage("parallel.virtual_stages {} × pp {} are more chunks than the {} layers",
                request.virtual_stages, mesh.pp, limits.layers);
@@ -102,6 +102,10 @@ ParallelLayout plan_layout(const LayoutRequest& request, const ModelSpec& spec, 
                mesh.dp, batch.microbatches(), divisors(batch.microbatches()));
   if (spec.vocab_size < mesh.tp)
     fail_usage("parallel.tp {} is more than the {} tokens of the vocabulary", mesh.tp, spec.vocab_size);
+  for (const LayerSpec& layer : spec.layers)
+    for (const CellSpec& cell : layer)
+      if (const auto* ffn = std::get_if<FfnSpec>(&cell.body); ffn != nullptr && ffn->width < mesh.tp)
+        fail_usage("parallel.tp {} is more than the {} channels of an FFN", mesh.tp, ffn->width);
   if (request.expert_buffer != 0 && request.expert_buffer < 1)
     fail_usage(
         "parallel.expert_buffer {} holds less than an even load; use 1 or more, or 0, with which the host "

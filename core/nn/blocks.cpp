@@ -26,8 +26,8 @@ ShardContext weights(const std::string& module, const BuildContext& build) {
 
 std::vector<Part> qkv_parts(const AttentionSpec& spec) {
   return {{"q", spec.heads * spec.head_dim, spec.head_dim},
-          {"k", spec.kv_heads * spec.head_dim, spec.head_dim},
-          {"v", spec.kv_heads * spec.head_dim, spec.head_dim}};
+          {"k", spec.kv_heads * spec.head_dim, spec.head_dim, WhenFew::replicate},
+          {"v", spec.kv_heads * spec.head_dim, spec.head_dim, WhenFew::replicate}};
 }
 
 ShardContext constants(const std::string& module, float value, const BuildContext& build) {
@@ -64,7 +64,7 @@ Attention::Attention(const std::string& name, const AttentionSpec& spec, const B
                        ? &add_parameter(uncut(constants(name, 0, build), "o", ".bias", build.hidden_size),
                                         build.compute, build.device)
                        : nullptr),
-      rope_table_(rope_table(spec.rope, build.positions, build.device)) {
+      rope_table_(build.rope_tables.get(spec.rope, build.positions, build.device)) {
   spec_.heads = qkv_.segments()[0].rows / spec.head_dim;
   spec_.kv_heads = qkv_.segments()[1].rows / spec.head_dim;
   if (!spec.qk_norm) return;
@@ -162,9 +162,19 @@ Tensor Layer::forward(const Tensor& x, const ForwardContext& context) {
   return y;
 }
 
+const Tensor& RopeTables::get(const RopeSpec& spec, std::int64_t positions, Device& device) {
+  for (const Entry& entry : entries_)
+    if (entry.spec == spec && entry.positions == positions) return entry.table;
+  const MemoryScope scope(device, MemoryUse::weights);
+  entries_.push_back({spec, positions, rope_table(spec, positions, device)});
+  return entries_.back().table;
+}
+
 Tensor rope_table(const RopeSpec& spec, std::int64_t positions, Device& device) {
+  if (device.kind() == DeviceKind::meta) return Tensor::empty({positions, spec.width}, DType::f32, device);
   const std::int64_t pairs = spec.width / 2;
   std::vector<float> table(static_cast<std::size_t>(positions * spec.width));
+  std::vector<float> frequencies;
   for (std::int64_t i = 0; i < pairs; ++i) {
     double f = std::pow(spec.theta, -2.0 * static_cast<double>(i) / static_cast<double>(spec.width));
     if (spec.scaling) {
@@ -179,12 +189,18 @@ Tensor rope_table(const RopeSpec& spec, std::int64_t positions, Device& device) 
         f *= (1 - t) / s.factor + t;
       }
     }
-    for (std::int64_t p = 0; p < positions; ++p) {
-      const float angle = static_cast<float>(p) * static_cast<float>(f);
-      table[static_cast<std::size_t>(p * spec.width + i)] = std::cos(angle);
-      table[static_cast<std::size_t>(p * spec.width + pairs + i)] = std::sin(angle);
-    }
+    frequencies.push_back(static_cast<float>(f));
   }
+  device.threads().parallel_blocks(positions, 256, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t p = begin; p < end; ++p) {
+      float* row = table.data() + p * spec.width;
+      for (std::int64_t i = 0; i < pairs; ++i) {
+        const float angle = static_cast<float>(p) * frequencies[static_cast<std::size_t>(i)];
+        row[i] = std::cos(angle);
+        row[pairs + i] = std::sin(angle);
+      }
+    }
+  });
   return Tensor::from_host(table.data(), {positions, spec.width}, DType::f32, device);
 }
 

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "core/nn/module.h"
 #include "core/nn/shards.h"
@@ -26,6 +27,21 @@ struct ForwardContext {
   std::shared_ptr<RoutingMemory> routing;  // where layers are recomputed: what tokens chose
 };
 
+// Rope's tables, one for all layers that rotate alike. Owned by the model whose layers they are for.
+class RopeTables {
+ public:
+  // See rope_table(); made when first asked for.
+  const Tensor& get(const RopeSpec& spec, std::int64_t positions, Device& device);
+
+ private:
+  struct Entry {
+    RopeSpec spec;
+    std::int64_t positions;
+    Tensor table;
+  };
+  std::vector<Entry> entries_;
+};
+
 // How a block makes its parameters.
 struct BuildContext {
   Device& device;
@@ -33,6 +49,7 @@ struct BuildContext {
   double init_std;
   std::int64_t hidden_size;
   std::int64_t positions;  // rope tables reach this far
+  RopeTables& rope_tables;
   ModelPlace place;
   BalanceSpec balance = {};
 };
@@ -75,7 +92,7 @@ class Attention : public Body {
   Parameter& output_;       // [H, nh dh]
   Parameter* output_bias_;  // [H] or null
   std::unique_ptr<Norm> q_norm_, k_norm_;
-  Tensor rope_table_;  // F32 [positions, width]
+  Tensor rope_table_;  // F32 [positions, width], the model's
 };
 
 class Ffn : public Body {
@@ -111,7 +128,7 @@ class Layer : public Module {
 };
 
 // cos and sin of position × frequency: row p holds cos for width/2 pairs, then sin. F32 [positions, width],
-// angles computed in fp32 as transformers does.
+// angles computed in fp32 as transformers does. On meta its shape alone.
 Tensor rope_table(const RopeSpec& spec, std::int64_t positions, Device& device);
 
 }  // namespace tessera

@@ -61,8 +61,8 @@ Model::Model(const ModelSpec& spec, Device& device, const ModelOptions& options)
 
 Model::Model(const ModelSpec& spec, Device& device, const ModelOptions& options, const ModelPart& part)
     : Module("model"), spec_(spec), device_(device), options_(options), part_(part) {
-  const BuildContext build{device,     options.compute, spec.init_std, spec.hidden_size, options.positions,
-                           part.place, options.balance};
+  const BuildContext build{device,       options.compute, spec.init_std,  spec.hidden_size, options.positions,
+                           rope_tables_, part.place,      options.balance};
   if (part.embedding) {
     embedding_ = std::make_unique<Embedding>(spec, build);
     add_child(*embedding_);

@@ -101,6 +101,7 @@ class Model : public Module {
   Device& device_;
   ModelOptions options_;
   ModelPart part_;
+  RopeTables rope_tables_;
   std::unique_ptr<Embedding> embedding_;
   std::vector<std::unique_ptr<Layer>> layers_;
   std::unique_ptr<Head> head_;

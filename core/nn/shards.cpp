@@ -12,10 +12,10 @@ Shape matrix_or_vector(std::int64_t rows, std::int64_t columns) {
 
 }  // namespace
 
-UnitRange units_of(std::int64_t units, ShardPlace place) {
+UnitRange units_of(std::int64_t units, ShardPlace place, [[maybe_unused]] WhenFew when_few) {
   if (units >= place.count)
     return {units * place.index / place.count, units * (place.index + 1) / place.count};
-  assert(place.count % units == 0);
+  assert(when_few == WhenFew::replicate && place.count % units == 0);
   const auto replicas = static_cast<int>(place.count / units);
   const std::int64_t unit = mutant("kv_head_copied_wrongly") ? place.index % units : place.index / replicas;
   return {unit, unit + 1, replicas};
@@ -27,7 +27,7 @@ ParameterSpec cut_rows(const ShardContext& context, const std::string& storage, 
   spec.name = context.module + "." + storage + suffix;
   std::int64_t rows = 0;
   for (const Part& part : parts) {
-    const UnitRange mine = units_of(part.rows / part.unit, context.place);
+    const UnitRange mine = units_of(part.rows / part.unit, context.place, part.when_few);
     Segment segment{context.module + "." + part.name + suffix, rows, (mine.end - mine.begin) * part.unit,
                     matrix_or_vector(part.rows, columns)};
     segment.first_row = mine.begin * part.unit;

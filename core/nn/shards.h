@@ -22,21 +22,27 @@ struct ModelPlace {
   ShardPlace tensor, expert, expert_tensor;
 };
 
+// Whether ranks may hold a unit alike, where there are fewer units than ranks: right only where what each
+// makes of it is not summed over all (KV heads, of which each rank has its own queries; channels would count
+// twice).
+enum class WhenFew : bool { refuse, replicate };
+
 // A logical tensor of a fused one: its rows, and how many of them stay together (a head's).
 struct Part {
   std::string name;
   std::int64_t rows = 0;
   std::int64_t unit = 1;
+  WhenFew when_few = WhenFew::refuse;
 };
 
 // The units [begin, end) of `units` that a place holds: an even share, or as even as can be; where there are
-// fewer units than ranks, one unit that `replicas` neighbouring ranks hold alike. Asserts that the ranks are
-// then a multiple of the units.
+// fewer units than ranks, one unit that `replicas` neighbouring ranks hold alike. Asserts that this is
+// allowed and the ranks are then a multiple of the units; plan_layout refuses what would not be.
 struct UnitRange {
   std::int64_t begin = 0, end = 0;
   int replicas = 1;
 };
-UnitRange units_of(std::int64_t units, ShardPlace place);
+UnitRange units_of(std::int64_t units, ShardPlace place, WhenFew when_few = WhenFew::refuse);
 
 // What parameters of one block have in common.
 struct ShardContext {
