@@ -23,15 +23,23 @@ const std::set<std::string> dropped{"architectures", "model_type",   "dtype",   
 struct Limit {
   const char* key;
   std::int64_t most;
+  std::int64_t least = 1;
 };
-constexpr std::array<Limit, 8> limits{{{"vocab_size", std::int64_t{1} << 28},
-                                       {"hidden_size", std::int64_t{1} << 22},
-                                       {"intermediate_size", std::int64_t{1} << 24},
-                                       {"num_hidden_layers", 16384},
-                                       {"num_attention_heads", 65536},
-                                       {"num_key_value_heads", 65536},
-                                       {"head_dim", 65536},
-                                       {"max_position_embeddings", std::int64_t{1} << 31}}};
+constexpr std::array<Limit, 13> limits{{{"vocab_size", std::int64_t{1} << 28},
+                                        {"hidden_size", std::int64_t{1} << 22},
+                                        {"intermediate_size", std::int64_t{1} << 24},
+                                        {"num_hidden_layers", 16384},
+                                        {"num_attention_heads", 65536},
+                                        {"num_key_value_heads", 65536},
+                                        {"head_dim", 65536},
+                                        {"max_position_embeddings", std::int64_t{1} << 31},
+                                        {"num_local_experts", 65536},
+                                        {"num_experts_per_tok", 65536},
+                                        {"moe_intermediate_size", std::int64_t{1} << 24},
+                                        {"decoder_sparse_step", 16384},
+                                        {"max_window_layers", 16384, 0}}};
+constexpr std::int64_t most_parameters = std::int64_t{1} << 50;
+constexpr std::int64_t most_experts = std::int64_t{1} << 18;  // of all layers
 
 bool is_number(const Json& value) {
   return value.is_number() && std::isfinite(value.get<double>());
@@ -111,11 +119,25 @@ void check_keys(const Family& family, Json& config, const std::string& origin) {
   for (const Limit& limit : limits) {
     const auto found = config.find(limit.key);
     if (found == config.end() || found->is_null()) continue;
-    const double value = found->is_number_integer() ? found->get<double>() : 0;
-    if (value < 1 || value > static_cast<double>(limit.most))
-      fail("{}: '{}' is {}; it must be an integer from 1 to {}", origin, limit.key, found->dump(),
-           limit.most);
+    const double value = found->is_number_integer() ? found->get<double>() : -1;
+    if (value < static_cast<double>(limit.least) || value > static_cast<double>(limit.most))
+      fail("{}: '{}' is {}; it must be an integer from {} to {}", origin, limit.key, found->dump(),
+           limit.least, limit.most);
   }
+}
+
+// What no size alone says: the model as a whole.
+void check_whole(const ModelSpec& spec, const std::string& origin) {
+  std::int64_t experts = 0;
+  for (const LayerSpec& layer : spec.layers)
+    for (const CellSpec& cell : layer)
+      if (const auto* moe = std::get_if<MoeSpec>(&cell.body)) experts += moe->experts;
+  if (experts > most_experts)
+    fail("{}: 'num_local_experts' makes {} experts in {} layers; no more than {} are known to any model",
+         origin, experts, spec.layers.size(), most_experts);
+  if (parameter_count(spec) > most_parameters)
+    fail("{}: the sizes make a model of {:.1e} parameters; no more than {:.1e} are known to any", origin,
+         static_cast<double>(parameter_count(spec)), static_cast<double>(most_parameters));
 }
 
 // Fills in what the family derives from other keys, so that no reader has to know the rule.
@@ -138,6 +160,7 @@ ReleaseConfig finish(const Family& family, Json given, const std::string& origin
     } catch (const Error& e) {
       fail("{}: {}", origin, e.what());
     }
+    check_whole(result.spec, origin);
     const auto hidden = config.at("hidden_size").get<std::int64_t>();
     const auto heads = config.at("num_attention_heads").get<std::int64_t>();
     if (family.model_type == "llama" && hidden % heads != 0)

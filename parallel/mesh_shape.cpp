@@ -1,6 +1,7 @@
 #include "parallel/mesh_shape.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "core/base/error.h"
 
@@ -27,24 +28,36 @@ void check_tensor_parallel(const MeshRequest& request, const MeshLimits& limits)
              limits.kv_heads, fitting);
 }
 
-void check_experts(const MeshRequest& request, const MeshLimits& limits, int stage_ranks) {
+void check_experts(const MeshRequest& request, const MeshLimits& limits, std::int64_t stage_ranks) {
   if (request.ep == 1 && request.etp == 1) return;
   if (limits.experts == 0)
     fail_usage("parallel.ep {} and etp {}: the model has no experts", request.ep, request.etp);
   check_divides(Axis::ep, request.ep, limits.experts, "experts");
   check_divides(Axis::etp, request.etp, limits.expert_width, "channels of an expert");
-  if (stage_ranks % (request.ep * request.etp) != 0)
+  if (stage_ranks % (std::int64_t{request.ep} * request.etp) != 0)
     fail_usage("parallel.ep {} × etp {} does not divide the {} ranks of dp × cp × tp; ep × etp may be {}",
                request.ep, request.etp, stage_ranks, divisors(stage_ranks));
 }
 
 }  // namespace
 
-std::string divisors(std::int64_t n) {
+std::string divisors(std::int64_t n, std::int64_t multiple_of) {
+  std::vector<std::int64_t> all;
+  for (std::int64_t d = 1; d <= n / d; ++d) {
+    if (n % d != 0) continue;
+    all.push_back(d);
+    if (d != n / d) all.push_back(n / d);
+  }
+  std::erase_if(all, [&](std::int64_t d) { return d % multiple_of != 0; });
+  std::sort(all.begin(), all.end());
+  constexpr std::size_t most = 24;  // in a message
   std::string list;
-  for (std::int64_t d = 1; d <= n; ++d)
-    if (n % d == 0) list += (list.empty() ? "" : ", ") + std::to_string(d);
-  return list;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (i > most && i + 1 < all.size()) continue;
+    list += fmt::format("{}{}", i == 0 ? "" : ", ",
+                        i == most && all.size() > most + 1 ? "…" : std::to_string(all[i]));
+  }
+  return list.empty() ? "none" : list;
 }
 
 const char* name_of(Axis axis) {
@@ -80,15 +93,15 @@ MeshShape plan_mesh(const MeshRequest& request, const MeshLimits& limits, int ra
   if (request.cp < 1 || (request.cp > 1 && limits.seq_len % (2 * std::int64_t{request.cp}) != 0))
     fail_usage("parallel.cp {}: 2 × cp pieces do not divide a sequence of {}; cp may be 1 or a divisor of {}",
                request.cp, limits.seq_len, limits.seq_len / 2);
-  const int model_ranks = request.pp * request.cp * request.tp;
+  const std::int64_t model_ranks = std::int64_t{request.pp} * request.cp * request.tp;
   if (ranks % model_ranks != 0)
     fail_usage("{} ranks are not a multiple of pp {} × cp {} × tp {} = {}", ranks, request.pp, request.cp,
                request.tp, model_ranks);
-  const int dp = ranks / model_ranks;
+  const int dp = static_cast<int>(ranks / model_ranks);
   if (request.dp && *request.dp != dp)
     fail_usage("parallel.dp is {}, but {} ranks leave {} beside pp {} × cp {} × tp {}", *request.dp, ranks,
                dp, request.pp, request.cp, request.tp);
-  check_experts(request, limits, dp * request.cp * request.tp);
+  check_experts(request, limits, ranks / request.pp);
   return {request.pp, dp, request.cp, request.tp, request.ep, request.etp};
 }
 

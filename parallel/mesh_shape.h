@@ -43,7 +43,8 @@ struct MeshLimits {
   std::int64_t layers = 1, heads = 1, kv_heads = 1, experts = 0, expert_width = 1, seq_len = 1;
 };
 
-std::string divisors(std::int64_t n);  // "1, 2, 4, 8"
+// Those of n that are multiples, for messages: "1, 2, 4, 8"; of very many the first ones, and n; or "none".
+std::string divisors(std::int64_t n, std::int64_t multiple_of = 1);
 
 // The mesh over `ranks`. Throws Error (usage) naming the axis that does not fit, and the values that would.
 MeshShape plan_mesh(const MeshRequest& request, const MeshLimits& limits, int ranks);

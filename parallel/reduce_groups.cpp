@@ -1,27 +1,16 @@
 #include "parallel/reduce_groups.h"
 
-#include <string>
-
 #include "core/base/error.h"
 #include "core/base/mutant.h"
+#include "parallel/mesh_shape.h"
 
 namespace tessera {
-namespace {
-
-std::string divisors(std::int64_t n, std::int64_t multiple_of) {
-  std::string text;
-  for (std::int64_t d = multiple_of; d <= n; d += multiple_of)
-    if (n % d == 0) text += (text.empty() ? "" : ", ") + std::to_string(d);
-  return text.empty() ? "none" : text;
-}
-
-}  // namespace
 
 ReduceGroups plan_reduce_groups(std::int64_t global_batch, std::int64_t micro_batch, std::int64_t groups,
                                 int ranks, int rank, bool in_turn) {
   if (global_batch % micro_batch != 0)
     fail_usage("train.global_batch {} is not a multiple of train.micro_batch {}; micro_batch may be {}",
-               global_batch, micro_batch, divisors(global_batch, 1));
+               global_batch, micro_batch, divisors(global_batch));
   const std::int64_t microbatches = global_batch / micro_batch;
   if (groups < 1 || microbatches % groups != 0 || groups % ranks != 0)
     fail_usage(

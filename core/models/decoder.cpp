@@ -9,6 +9,7 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t largest_size = std::int64_t{1} << 31;
+constexpr std::int64_t largest_width = std::int64_t{1} << 24;  // of all heads
 
 RopeSpec rope_of(const Json& config, std::int64_t head_dim) {
   const Json& rope = config.at("rope_parameters");
@@ -73,6 +74,9 @@ ModelSpec build_decoder(const Json& config, AttentionSpec attention, bool ffn_bi
   } else {
     attention.head_dim = size_of(config, "head_dim");
   }
+  if (attention.heads > largest_width / attention.head_dim)
+    fail_usage("model: num_attention_heads {} times head_dim {} is more than {}", attention.heads,
+               attention.head_dim, largest_width);
   if (attention.head_dim % 2 != 0)
     fail_usage("model: head_dim {} is odd; rope needs pairs", attention.head_dim);
   attention.rope = rope_of(config, attention.head_dim);

@@ -1,40 +1,47 @@
 #include "core/nn/spec.h"
 
+#include <algorithm>
+
 namespace tessera {
 namespace {
 
-// Matmul parameters and others (norms, biases) of one body.
+// Matmul parameters and others (norms, biases) of one body. Double holds them exactly up to 2⁵³, and sizes
+// that belong to no model do not overflow.
 struct Count {
-  std::int64_t matmul = 0, other = 0;
-  std::int64_t met = 0;  // of the matmul parameters, by one token
+  double matmul = 0, other = 0;
+  double met = 0;  // of the matmul parameters, by one token
 };
 
-Count count(const AttentionSpec& a, std::int64_t hidden) {
-  const std::int64_t q = a.heads * a.head_dim;
-  const std::int64_t kv = a.kv_heads * a.head_dim;
+Count count(const AttentionSpec& a, double hidden) {
+  const auto head = static_cast<double>(a.head_dim);
+  const double q = static_cast<double>(a.heads) * head;
+  const double kv = static_cast<double>(a.kv_heads) * head;
   return {hidden * (2 * q + 2 * kv),
-          (a.qkv_bias ? q + 2 * kv : 0) + (a.output_bias ? hidden : 0) + (a.qk_norm ? 2 * a.head_dim : 0),
+          (a.qkv_bias ? q + 2 * kv : 0) + (a.output_bias ? hidden : 0) + (a.qk_norm ? 2 * head : 0),
           hidden * (2 * q + 2 * kv)};
 }
 
-Count count(const FfnSpec& f, std::int64_t hidden) {
-  return {3 * hidden * f.width, f.bias ? 2 * f.width + hidden : 0, 3 * hidden * f.width};
+Count count(const FfnSpec& f, double hidden) {
+  const auto width = static_cast<double>(f.width);
+  return {3 * hidden * width, f.bias ? 2 * width + hidden : 0, 3 * hidden * width};
 }
 
-Count count(const MoeSpec& m, std::int64_t hidden) {
-  const std::int64_t expert = 3 * hidden * m.width;
-  const std::int64_t router = hidden * m.experts;
-  return {m.experts * expert + router, 0, m.top_k * expert + router};
+Count count(const MoeSpec& m, double hidden) {
+  const double expert = 3 * hidden * static_cast<double>(m.width);
+  const double router = hidden * static_cast<double>(m.experts);
+  return {static_cast<double>(m.experts) * expert + router, 0,
+          static_cast<double>(m.top_k) * expert + router};
 }
 
 Count count_layers(const ModelSpec& spec) {
   Count total;
+  const auto hidden = static_cast<double>(spec.hidden_size);
   for (const LayerSpec& layer : spec.layers)
     for (const CellSpec& cell : layer) {
-      const Count body = std::visit([&](const auto& b) { return count(b, spec.hidden_size); }, cell.body);
+      const Count body = std::visit([&](const auto& b) { return count(b, hidden); }, cell.body);
       total.matmul += body.matmul;
       total.met += body.met;
-      total.other += body.other + spec.hidden_size;
+      total.other += body.other + hidden;
     }
   return total;
 }
@@ -50,12 +57,14 @@ std::int64_t moe_layers(const ModelSpec& spec) {
 
 std::int64_t parameter_count(const ModelSpec& spec) {
   const Count layers = count_layers(spec);
-  return layers.matmul + layers.other + spec.hidden_size +
-         (spec.tied ? 1 : 2) * spec.vocab_size * spec.hidden_size;
+  const auto hidden = static_cast<double>(spec.hidden_size);
+  const double total = layers.matmul + layers.other + hidden +
+                       (spec.tied ? 1 : 2) * static_cast<double>(spec.vocab_size) * hidden;
+  return static_cast<std::int64_t>(std::min(total, 0x1p62));
 }
 
 double flops_per_token(const ModelSpec& spec, std::int64_t seq_len) {
-  double flops = 6.0 * static_cast<double>(count_layers(spec).met + spec.vocab_size * spec.hidden_size);
+  double flops = 6.0 * (count_layers(spec).met + static_cast<double>(spec.vocab_size * spec.hidden_size));
   for (const LayerSpec& layer : spec.layers)
     for (const CellSpec& cell : layer)
       if (const auto* a = std::get_if<AttentionSpec>(&cell.body)) {

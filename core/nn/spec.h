@@ -91,7 +91,7 @@ struct ModelSpec {
 // Layers with experts.
 std::int64_t moe_layers(const ModelSpec& spec);
 
-// Parameters, tied ones once.
+// Parameters, tied ones once; 2⁶² where there are more.
 std::int64_t parameter_count(const ModelSpec& spec);
 
 // Floating-point operations of forward and backward per token at sequence length `seq_len`: 6 per matmul

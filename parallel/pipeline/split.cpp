@@ -44,6 +44,7 @@ SplitCosts split_costs(const ModelSpec& spec, std::int64_t seq_len) {
 
 std::vector<std::int64_t> split_layers(const SplitCosts& costs, int chunks) {
   assert(costs.layers.size() >= static_cast<std::size_t>(chunks));
+  if (chunks == 1) return {static_cast<std::int64_t>(costs.layers.size())};
   // The best limit is the cost of some run of layers; try them all, smallest that holds wins.
   const std::size_t n = costs.layers.size();
   double best = std::numeric_limits<double>::infinity();

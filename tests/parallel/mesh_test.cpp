@@ -7,7 +7,10 @@
 #include <set>
 
 #include "core/base/error.h"
+#include "core/nn/shards.h"
+#include "core/nn/spec.h"
 #include "parallel/comm/local.h"
+#include "parallel/layout.h"
 
 namespace tessera {
 namespace {
@@ -90,6 +93,52 @@ TEST(Mesh, WhatDoesNotFitIsRefusedWithWhatWould) {
   EXPECT_NE(refusal(request(1, 1, 1, 3), limits, 8).find("does not divide the 8 ranks of dp × cp × tp"),
             std::string::npos);
   EXPECT_NE(refusal(request(1, 1, 1, 2), {8, 12, 4, 0, 1, 96}, 2).find("no experts"), std::string::npos);
+}
+
+// Axes that each fit a model make more ranks than an int counts.
+TEST(Mesh, ProductsOfAxesDoNotOverflow) {
+  const MeshLimits limits{16384, 65536, 65536, 65536, 65536, std::int64_t{1} << 30};
+  EXPECT_EQ(refusal({16384, 1 << 20, 65536, 1, 1, {}}, limits, 4),
+            "4 ranks are not a multiple of pp 16384 × cp 1048576 × tp 65536 = 1125899906842624");
+  EXPECT_NE(refusal({1, 1, 1, 65536, 65536, {}}, limits, 4).find("does not divide the 4 ranks"),
+            std::string::npos);
+}
+
+// Channels are summed over ranks: two that held the same one would count it twice. KV heads are not.
+TEST(Shards, FewerUnitsThanRanksAreHeldAlikeOnlyWhereTheyMayBe) {
+  const UnitRange head = units_of(2, {3, 4}, WhenFew::replicate);
+  EXPECT_EQ(head.begin, 1);
+  EXPECT_EQ(head.end, 2);
+  EXPECT_EQ(head.replicas, 2);
+  EXPECT_DEATH(units_of(2, {3, 4}), "replicate");
+
+  ModelSpec spec;
+  spec.vocab_size = 64;
+  spec.hidden_size = 32;
+  AttentionSpec attention;
+  attention.heads = attention.kv_heads = 4;
+  attention.head_dim = 8;
+  spec.layers = {{{{}, attention}, {{}, FfnSpec{2}}}};
+  LayoutRequest request;
+  request.mesh.tp = 4;
+  try {
+    plan_layout(request, spec, {4, 4, 16}, 4);
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "parallel.tp 4 is more than the 2 channels of an FFN");
+  }
+  std::get<FfnSpec>(spec.layers[0][1].body).width = 4;
+  EXPECT_EQ(plan_layout(request, spec, {4, 4, 16}, 4).mesh.tp, 4);
+}
+
+TEST(Mesh, DivisorsOfAnyNumber) {
+  EXPECT_EQ(divisors(1), "1");
+  EXPECT_EQ(divisors(36), "1, 2, 3, 4, 6, 9, 12, 18, 36");
+  EXPECT_EQ(divisors(1'000'000'007), "1, 1000000007");
+  EXPECT_EQ(
+      divisors(1 << 30),
+      "1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144, "
+      "524288, 1048576, 2097152, 4194304, 8388608, …, 1073741824");
 }
 
 }  // namespace
