@@ -10,9 +10,10 @@ double learning_rate(const ScheduleConfig& schedule, double peak, std::int64_t s
   if (step < schedule.warmup) {
     return peak * static_cast<double>(step + 1) / static_cast<double>(schedule.warmup);
   }
-  const std::int64_t decay = schedule.name == ScheduleName::cosine
-                                 ? steps - schedule.warmup
-                                 : schedule.decay_steps.value_or(std::max<std::int64_t>(steps / 10, 1));
+  const std::int64_t left = steps - schedule.warmup;
+  const std::int64_t tenth = std::min(std::max<std::int64_t>(steps / 10, 1), left);
+  const std::int64_t decay =
+      schedule.name == ScheduleName::cosine ? left : schedule.decay_steps.value_or(tenth);
   if (schedule.name == ScheduleName::constant || decay <= 0) return peak;
   const double progress =
       std::clamp(static_cast<double>(step - (steps - decay)) / static_cast<double>(decay), 0.0, 1.0);

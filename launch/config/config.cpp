@@ -1,6 +1,7 @@
 #include "launch/config/config.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "checkpoint/hf_config.h"
 #include "core/base/error.h"
@@ -61,12 +62,17 @@ void read_section(const Section& section, const Node& node, Config& config) {
 // What must fit together, and what the model's family says of its keys.
 void check(const Config& config) {
   const TrainConfig& train = config.train;
+  constexpr std::int64_t most_tokens = std::numeric_limits<std::int32_t>::max();
+  if (train.micro_batch > most_tokens / config.data.seq_len) {
+    config.fail_at("train.micro_batch", fmt::format("({}) times data.seq_len ({}) must not exceed {} tokens",
+                                                    train.micro_batch, config.data.seq_len, most_tokens));
+  }
   if (train.global_batch % train.micro_batch != 0) {
     config.fail_at("train.global_batch", fmt::format("({}) must be a multiple of train.micro_batch ({})",
                                                      train.global_batch, train.micro_batch));
   }
   const std::optional<int> dp = config.parallel.layout.mesh.dp;
-  if (dp && train.global_batch % (train.micro_batch * *dp) != 0) {
+  if (dp && train.global_batch / train.micro_batch % *dp != 0) {
     config.fail_at("parallel.dp", fmt::format("({}) must divide the {} microbatches of a step", *dp,
                                               train.global_batch / train.micro_batch));
   }
@@ -77,13 +83,28 @@ void check(const Config& config) {
   if (config.schedule.decay_steps && config.schedule.name != ScheduleName::wsd) {
     config.fail_at("schedule.decay_steps", "is used by the schedule wsd only; remove it");
   }
+  const ScheduleConfig& schedule = config.schedule;
+  if (schedule.warmup > train.steps) {
+    config.fail_at("schedule.warmup",
+                   fmt::format("({}) must not exceed train.steps ({})", schedule.warmup, train.steps));
+  }
+  if (schedule.decay_steps && *schedule.decay_steps > train.steps - schedule.warmup) {
+    config.fail_at("schedule.decay_steps",
+                   fmt::format("({}) must not exceed the {} steps that schedule.warmup leaves of train.steps",
+                               *schedule.decay_steps, train.steps - schedule.warmup));
+  }
   if (config.log.eval_every > 0 && config.data.valid.empty() && config.places.contains("log.eval_every")) {
     config.fail_at("log.eval_every", "needs data.valid, a held-out token file");
   }
 }
 
+// With init.from keys left out come from there, and what must fit together is known once it is read.
 void check_model(const Node& model, const Config& config) {
   const Node* name = model.find("family");
+  if (name == nullptr) {
+    if (config.init.from) return;
+    yaml::fail_at(model.place, "model lacks the key family");
+  }
   try {
     find_family(config.model.family);
   } catch (const Error& e) {
@@ -107,6 +128,7 @@ void check_model(const Node& model, const Config& config) {
       throw Error(e.what(), ExitCode::usage);
     }
   }
+  if (config.init.from) return;
   Json keys = *config.model.keys;
   // Left out, it comes from the tokenizer; until then no token id is outside it.
   if (!keys.contains("vocab_size")) keys["vocab_size"] = 1 << 20;
@@ -124,7 +146,8 @@ void check_model(const Node& model, const Config& config) {
   }
 }
 
-Config read_tree(const Node& root) {
+// `fits`: whether to check that keys fit together.
+Config read_tree(const Node& root, bool fits) {
   if (root.kind != Kind::map) {
     yaml::fail_at(root.place,
                   fmt::format("a config is a map of sections, found {}", yaml::kind_name(root.kind)));
@@ -148,8 +171,12 @@ Config read_tree(const Node& root) {
       yaml::fail_at(root.place, fmt::format("the section {} is missing", section.name));
     }
   }
-  check_model(*root.find("model"), config);
-  check(config);
+  if (const Node* model = root.find("model")) {
+    check_model(*model, config);
+  } else if (!config.init.from) {
+    yaml::fail_at(root.place, "the section model is missing; or name a model to begin from in init.from");
+  }
+  if (fits) check(config);
   return config;
 }
 
@@ -223,7 +250,7 @@ Config parse_config(const std::string& text, const std::string& origin,
                     const std::vector<std::string>& overrides) {
   Node root = yaml::parse(text, origin);
   for (const std::string& override_text : overrides) apply_override(root, override_text);
-  return read_tree(root);
+  return read_tree(root, true);
 }
 
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
@@ -237,7 +264,7 @@ Config load_config(const std::filesystem::path& path, const std::vector<std::str
 }
 
 Config config_from_json(const std::string& text, const std::string& origin) {
-  return read_tree(fields::from_json(parse_json(text, origin), origin));
+  return read_tree(fields::from_json(parse_json(text, origin), origin), false);
 }
 
 }  // namespace tessera

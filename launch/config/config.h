@@ -27,8 +27,8 @@ enum class OnNonfinite { stop, skip };
 enum class ScheduleName { cosine, wsd, constant };
 
 struct ModelConfig {
-  ModelConfig();                     // no family, no keys
-  std::string family;                // Hugging Face's model_type
+  ModelConfig();       // no family, no keys
+  std::string family;  // Hugging Face's model_type; empty: that of init.from, see launch/origin.h
   std::shared_ptr<const Json> keys;  // the other keys as given, those of config.json: an object, never null
 };
 
@@ -69,7 +69,7 @@ struct TrainConfig {
 
 struct OptimizerConfig {
   std::string name = "adamw";
-  double lr = 0;  // the schedule's peak
+  double lr = 3e-4;  // the schedule's peak
   double beta1 = 0.9, beta2 = 0.95;
   double eps = 1e-8;
   double weight_decay = 0.1;
@@ -82,7 +82,7 @@ struct ScheduleConfig {
   ScheduleName name = ScheduleName::cosine;
   std::int64_t warmup = 0;
   double min_lr = 0;
-  std::optional<std::int64_t> decay_steps;  // of wsd; absent (auto): a tenth of train.steps
+  std::optional<std::int64_t> decay_steps;  // of wsd; absent (auto): a tenth of train.steps after the warmup
 };
 
 struct ParallelConfig {
@@ -139,8 +139,8 @@ Config parse_config(const std::string& text, const std::string& origin,
 
 // Every key with its value, as YAML that load_config reads back to the same Config.
 std::string config_yaml(const Config& config);
-// The same as one line of JSON, for checkpoints and logs; config_from_json is its inverse and checks as
-// load_config does.
+// The same as one line of JSON, for checkpoints and logs; config_from_json is its inverse. It checks types
+// and ranges only: what was saved ran, under whatever rules were then.
 std::string config_json(const Config& config);
 Config config_from_json(const std::string& text, const std::string& origin);
 

@@ -13,8 +13,11 @@ std::string found(const Node& node) {
 }
 
 std::int64_t integer_in(const Node& node, const std::string& name, std::int64_t low, std::int64_t high) {
-  const std::string wanted = high == no_limit ? fmt::format("an integer of at least {}", low)
-                                              : fmt::format("an integer from {} to {}", low, high);
+  constexpr std::int64_t beyond_use = 1 << 30;  // a bound from there on interests only who exceeds it
+  const bool exceeded = node.kind == Kind::integer && node.integer > high;
+  const std::string wanted = high >= beyond_use && !exceeded
+                                 ? fmt::format("an integer of at least {}", low)
+                                 : fmt::format("an integer from {} to {}", low, high);
   if (node.kind != Kind::integer || node.integer < low || node.integer > high) wrong(node, name, wanted);
   return node.integer;
 }

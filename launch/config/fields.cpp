@@ -85,14 +85,14 @@ Field betas() {
 // NOLINTEND(bugprone-macro-parentheses)
 
 Section model_section() {
-  Section section{
-      "model",
-      "The model: its family, and keys of Hugging Face's config.json",
-      {required(text("family", TESSERA_MEMBER(model.family), "Hugging Face's model_type: llama, qwen3, …"))},
-      {},
-      {},
-      {},
-      true};
+  Section section{"model",
+                  "The model: its family, and keys of Hugging Face's config.json",
+                  {text("family", TESSERA_MEMBER(model.family),
+                        "Hugging Face's model_type: llama, qwen3, …; init.from's, if any")},
+                  {},
+                  {},
+                  {},
+                  false};
   section.fields[0].identity = true;
   section.read_others = [](const std::vector<const yaml::Entry*>& others, Config& config) {
     Json keys = Json::object();
@@ -146,6 +146,11 @@ Section init_section() {
           false};
 }
 
+// Far above any run; below them products fit 64 bits.
+constexpr std::int64_t most_steps = std::int64_t{1} << 32;
+constexpr std::int64_t most_sequences = std::int64_t{1} << 30;
+constexpr std::int64_t most_positions = std::numeric_limits<std::int32_t>::max();
+
 Section data_section() {
   return {"data",
           "What is trained on",
@@ -154,7 +159,8 @@ Section data_section() {
            sources("valid", TESSERA_MEMBER(data.valid), false, "Held-out token files"),
            optional_text("tokenizer", TESSERA_MEMBER(data.tokenizer),
                          "tokenizer.json, that of the token files; by default the one that the first holds"),
-           identity(required(integer("seq_len", TESSERA_MEMBER(data.seq_len), 1, "Tokens in a sequence"))),
+           identity(required(
+               integer("seq_len", TESSERA_MEMBER(data.seq_len), 1, "Tokens in a sequence", most_positions))),
            identity(flag("document_mask", TESSERA_MEMBER(data.document_mask),
                          "Attention and positions restart at documents, and no target crosses a boundary")),
            identity(integer("seed", TESSERA_MEMBER(data.seed), 0, "Seed of the shuffle"))},
@@ -168,11 +174,11 @@ Section train_section() {
   return {
       "train",
       "How much, and how it is computed",
-      {required(integer("steps", TESSERA_MEMBER(train.steps), 1, "Steps of the whole run")),
-       identity(
-           required(integer("global_batch", TESSERA_MEMBER(train.global_batch), 1, "Sequences in a step"))),
+      {required(integer("steps", TESSERA_MEMBER(train.steps), 1, "Steps of the whole run", most_steps)),
+       identity(required(integer("global_batch", TESSERA_MEMBER(train.global_batch), 1, "Sequences in a step",
+                                 most_sequences))),
        required(integer("micro_batch", TESSERA_MEMBER(train.micro_batch), 1,
-                        "Sequences in one forward pass of one rank")),
+                        "Sequences in one forward pass of one rank", most_sequences)),
        identity(choice<>("precision", TESSERA_MEMBER(train.precision),
                          std::vector<std::pair<std::string, Precision>>{{"fp32", Precision::fp32},
                                                                         {"bf16", Precision::bf16}},
@@ -213,8 +219,7 @@ Section optimizer_section() {
       "AdamW with decoupled decay, which norms and biases do not get",
       {identity(choice<>("name", TESSERA_MEMBER(optimizer.name),
                          std::vector<std::pair<std::string, std::string>>{{"adamw", "adamw"}}, "Algorithm")),
-       required(
-           number("lr", TESSERA_MEMBER(optimizer.lr), {.low = 0, .open_low = true}, "Peak learning rate")),
+       number("lr", TESSERA_MEMBER(optimizer.lr), {.low = 0, .open_low = true}, "Peak learning rate"),
        betas(),
        number("eps", TESSERA_MEMBER(optimizer.eps), {.low = 0, .open_low = true}, "Added to the denominator"),
        number("weight_decay", TESSERA_MEMBER(optimizer.weight_decay), {}, "Decoupled weight decay"),
@@ -229,7 +234,7 @@ Section optimizer_section() {
       {},
       {},
       {},
-      true};
+      false};
 }
 
 Section schedule_section() {
@@ -243,7 +248,7 @@ Section schedule_section() {
            integer("warmup", TESSERA_MEMBER(schedule.warmup), 0, "Steps of linear rise"),
            number("min_lr", TESSERA_MEMBER(schedule.min_lr), {}, "Rate at the end"),
            auto_integer("decay_steps", TESSERA_MEMBER(schedule.decay_steps), no_limit,
-                        "Length of the fall of wsd; auto is a tenth of train.steps")},
+                        "Length of the fall of wsd, after the warmup; auto is a tenth of train.steps")},
           {},
           {},
           {},
@@ -328,7 +333,7 @@ Section checkpoint_section() {
           {text("dir", TESSERA_MEMBER(checkpoint.dir), "Directory of the run's checkpoints"),
            integer("every", TESSERA_MEMBER(checkpoint.every), 1,
                    "Steps between checkpoints; the last is always saved"),
-           integer("keep", TESSERA_MEMBER(checkpoint.keep), 1, "How many of the newest to keep")},
+           integer("keep", TESSERA_MEMBER(checkpoint.keep), 1, "How many of the newest to keep", 1 << 30)},
           {},
           {},
           {},

@@ -24,6 +24,7 @@ Json section_json(const Section& section, const Config& config) {
 Json whole_json(const Config& config) {
   Json out = Json::object();
   for (const Section& section : fields::sections()) out[section.name] = section_json(section, config);
+  if (config.model.family.empty()) out["model"].erase("family");
   return out;
 }
 
@@ -51,7 +52,7 @@ std::string config_yaml(const Config& config) {
   std::string out;
   const Json whole = whole_json(config);
   for (const auto& [section, keys] : whole.items()) {
-    if (section == "kernels" && keys.empty()) continue;
+    if (keys.empty()) continue;
     out += section + ":\n";
     for (const auto& [key, value] : keys.items()) {
       out += "  " + yaml::quote_if_needed(key) + ": " + flow(value) + "\n";
@@ -92,6 +93,8 @@ std::string config_schema() {
                        {"type", "object"},
                        {"properties", properties},
                        {"required", required_sections},
+                       {"anyOf", Json::parse(R"([{"required": ["model"]},
+                          {"required": ["init"], "properties": {"init": {"required": ["from"]}}}])")},
                        {"additionalProperties", false}};
   return schema.dump(2) + "\n";
 }

@@ -158,10 +158,70 @@ TEST(Config, MistakesHaveAPlaceAndAHint) {
       {{"model: {family: llama, rope_theta: 1e4, rope_parameters: 5}"},
        "c.yaml:1:58: rope_parameters must be a map"},
       {{"model: {hidden_size: 3}"}, "c.yaml:1:8: model lacks the key family"},
+      {{"model: {family: qwen3_moe, num_local_experts: 1000000000}"},
+       "c.yaml:1:47: 'num_local_experts' is 1000000000; it must be an integer from 1 to"},
+      {{"model: {family: qwen3_moe, moe_intermediate_size: 1000000000}"},
+       "c.yaml:1:51: 'moe_intermediate_size' is 1000000000; it must be an integer from 1 to"},
+      {{"model: {family: qwen3_moe, num_local_experts: 65536, num_hidden_layers: 16384}"},
+       "c.yaml:1:47: 'num_local_experts' makes 1073741824 experts in 16384 layers"},
+      {{"model: {family: qwen3, use_sliding_window: true, max_window_layers: -1}"},
+       "c.yaml:1:69: 'max_window_layers' is -1; it must be an integer from 0 to"},
+      {{"model: {family: llama, hidden_size: 4194304, intermediate_size: 16777216, num_hidden_layers: "
+        "16384}"},
+       "c.yaml:1:8: the sizes make a model of "},
+      {{"model: {family: llama, head_dim: 65536, num_attention_heads: 65536}"},
+       "c.yaml:1:8: model: num_attention_heads 65536 times head_dim 65536 is more than"},
   };
   for (const Bad& bad : all) expect_begins(refusal(edited(bad.lines)), bad.message);
   expect_begins(refusal("3"), "c.yaml:1:1: a config is a map of sections");
   expect_begins(refusal("init: {seed: 1}"), "c.yaml:1:1: the section model is missing");
+}
+
+// Steps of the schedule fit the run, and products of sizes 64 bits.
+TEST(Config, WhatDoesNotFitTogetherIsRefusedAtItsLine) {
+  const auto train = [](const std::string& sizes) { return "train: {steps: 1000, " + sizes + "}"; };
+  const std::vector<Bad> all = {
+      {{"schedule: {warmup: 11}"}, "c.yaml:5:20: schedule.warmup (11) must not exceed train.steps (10)"},
+      {{"schedule: {name: wsd, warmup: 4, decay_steps: 7}"},
+       "c.yaml:5:47: schedule.decay_steps (7) must not exceed the 6 steps that schedule.warmup leaves"},
+      {{train("global_batch: 1000000000, micro_batch: 1000000000"),
+        "data: {train: [{path: a.h5}], seq_len: 3}"},
+       "c.yaml:3:61: train.micro_batch (1000000000) times data.seq_len (3) must not exceed 2147483647 "
+       "tokens"},
+      {{train("global_batch: 4611686018427387904, micro_batch: 4611686018427387904"), "parallel: {dp: 4}"},
+       "c.yaml:3:36: global_batch must be an integer from 1 to 1073741824, found '4611686018427387904'"},
+      {{"train: {steps: 9000000000000000000, global_batch: 8, micro_batch: 2}"},
+       "c.yaml:3:16: steps must be an integer from 1 to "},
+      {{"checkpoint: {keep: 4294967296}"}, "c.yaml:5:20: keep must be an integer from 1 to "},
+  };
+  for (const Bad& bad : all) expect_begins(refusal(edited(bad.lines)), bad.message);
+  EXPECT_EQ(refusal(edited({"schedule: {name: wsd, warmup: 4, decay_steps: 6}"})), "accepted");
+  EXPECT_EQ(refusal(edited({"schedule: {warmup: 10}"})), "accepted");
+}
+
+// What saved it was checked by the rules of its day: a run goes on from it all the same.
+TEST(Config, SavedConfigsAreNotCheckedAgain) {
+  Config saved = with({});
+  saved.schedule.warmup = 500;
+  EXPECT_EQ(config_from_json(config_json(saved), "checkpoint").schedule.warmup, 500);
+}
+
+TEST(Config, SectionsWithDefaultsMayBeLeftOut) {
+  const std::string least =
+      "model: {family: llama, hidden_size: 64}\ndata: {train: [{path: a.h5}], seq_len: 32}\n"
+      "train: {steps: 10, global_batch: 8, micro_batch: 2}\n";
+  const Config c = parse_config(least, "c.yaml");
+  EXPECT_EQ(c.optimizer.lr, 3e-4);
+  EXPECT_EQ(c.schedule.name, ScheduleName::cosine);
+  EXPECT_EQ(c.checkpoint.dir, "checkpoints");
+  const Config emptied = parse_config(
+      least + "optimizer: {}\nschedule: {}\ncheckpoint: {}\nlog: {}\ninit: {}\nparallel: {}\n", "c.yaml");
+  EXPECT_EQ(config_json(emptied), config_json(c));
+  const Json schema = Json::parse(config_schema());
+  EXPECT_EQ(schema["required"], Json::array({"data", "train"}));
+  for (const char* section : {"optimizer", "schedule", "checkpoint", "log", "init"})
+    EXPECT_FALSE(schema["properties"][section].contains("required")) << section;
+  EXPECT_EQ(schema["properties"]["optimizer"]["properties"]["lr"]["default"], 3e-4);
 }
 
 TEST(Config, MissingFileIsAUsageError) {

@@ -43,6 +43,21 @@ TEST(Schedule, WsdHoldsThenFallsLinearly) {
   EXPECT_DOUBLE_EQ(learning_rate(s, 1e-3, 100, 100), 2e-4);
 }
 
+// However long the warmup, the rate never falls at once.
+TEST(Schedule, WsdFallsNoFasterThanItsSlope) {
+  for (const std::int64_t warmup : {0, 50, 92, 95, 99, 100}) {
+    const ScheduleConfig s = schedule(ScheduleName::wsd, warmup, 0);
+    EXPECT_DOUBLE_EQ(learning_rate(s, 1, 100, std::max<std::int64_t>(0, warmup - 1)), 1) << warmup;
+    if (warmup < 100) {
+      EXPECT_DOUBLE_EQ(learning_rate(s, 1, 100, warmup), 1) << warmup;
+    }
+    const double decay = static_cast<double>(std::min<std::int64_t>(10, 100 - warmup));
+    for (std::int64_t step = warmup; step + 1 < 100; ++step)
+      EXPECT_LE(learning_rate(s, 1, 100, step) - learning_rate(s, 1, 100, step + 1), 1 / decay + 1e-12)
+          << warmup << ", " << step;
+  }
+}
+
 TEST(Schedule, ConstantStays) {
   const ScheduleConfig s = schedule(ScheduleName::constant, 0, 1e-5);
   for (const std::int64_t step : {0, 50, 1000}) EXPECT_DOUBLE_EQ(learning_rate(s, 1e-3, 100, step), 1e-3);
