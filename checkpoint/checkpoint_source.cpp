@@ -1,5 +1,5 @@
-#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "checkpoint/meta.h"
 #include "checkpoint/model_source.h"
@@ -66,20 +66,18 @@ ModelSource open_from_checkpoint(const fs::path& path) {
 
 ModelSource checkpoint_source(LoadedCheckpoint checkpoint, ModelDescription description) {
   const std::string origin = checkpoint.path().string();
-  const std::vector<LogicalTensor> tensors = logical_tensors(description.release.spec);
-  std::vector<LogicalTensor> beyond;
-  for (const TensorInfo& info : checkpoint.tensors())
-    if (info.state == "weight" &&
-        std::none_of(tensors.begin(), tensors.end(),
-                     [&](const LogicalTensor& tensor) { return tensor.name == info.name; }))
-      beyond.push_back({info.name, info.shape});
-  for (const LogicalTensor& tensor : tensors) {
+  std::set<std::string> known;
+  visit_logical_tensors(description.release.spec, [&](const LogicalTensor& tensor) {
+    known.insert(tensor.name);
     const TensorInfo* const info = checkpoint.find(tensor.name, "weight");
     if (info == nullptr) fail("{}: tensor '{}' is missing", origin, tensor.name);
     if (info->shape != tensor.shape || info->dtype != DType::f32)
       fail("{}: tensor '{}' is {} {}; F32 {} is expected", origin, tensor.name, name(info->dtype),
            text(info->shape), text(tensor.shape));
-  }
+  });
+  std::vector<LogicalTensor> beyond;
+  for (const TensorInfo& info : checkpoint.tensors())
+    if (info.state == "weight" && !known.contains(info.name)) beyond.push_back({info.name, info.shape});
   return {std::move(description), origin, std::make_shared<CheckpointReader>(std::move(checkpoint)),
           std::move(beyond)};
 }

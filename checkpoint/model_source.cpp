@@ -42,16 +42,25 @@ Json model_meta(const ModelDescription& description) {
   return meta;
 }
 
-std::vector<LogicalTensor> logical_tensors(const ModelSpec& spec) {
+void visit_logical_tensors(const ModelSpec& spec, const std::function<void(LogicalTensor)>& visit) {
   const auto device = make_device(DeviceKind::meta);
-  const Model model(spec, *device, {});
-  std::vector<LogicalTensor> result;
-  for (const Parameter* parameter : model.parameters())
-    for (const Segment& segment : parameter->segments()) {
-      LogicalTensor tensor{segment.name, {}};
-      for (int i = 0; i < segment.global.rank(); ++i) tensor.shape.push_back(segment.global[i]);
-      result.push_back(std::move(tensor));
+  const auto layers = static_cast<std::int64_t>(spec.layers.size());
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    const Model model(spec, *device, {}, {layer, layer + 1, layer == 0, layer + 1 == layers, {}});
+    for (const Parameter* parameter : model.parameters()) {
+      if (parameter->is_copy()) continue;
+      for (const Segment& segment : parameter->segments()) {
+        LogicalTensor tensor{segment.name, {}};
+        for (int i = 0; i < segment.global.rank(); ++i) tensor.shape.push_back(segment.global[i]);
+        visit(std::move(tensor));
+      }
     }
+  }
+}
+
+std::vector<LogicalTensor> logical_tensors(const ModelSpec& spec) {
+  std::vector<LogicalTensor> result;
+  visit_logical_tensors(spec, [&](LogicalTensor tensor) { result.push_back(std::move(tensor)); });
   return result;
 }
 

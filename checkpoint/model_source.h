@@ -5,6 +5,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -60,6 +61,9 @@ struct LogicalTensor {
 };
 // Of a spec, in the model's order; allocates no tensor.
 std::vector<LogicalTensor> logical_tensors(const ModelSpec& spec);
+// The same one by one, for sizes that nobody has checked against a file yet: holds those of one layer at a
+// time, and what `visit` throws ends it.
+void visit_logical_tensors(const ModelSpec& spec, const std::function<void(LogicalTensor)>& visit);
 
 // A logical tensor's name in releases, for import and publish alike; nullopt if the family has none of that
 // name.

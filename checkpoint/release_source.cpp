@@ -71,7 +71,7 @@ DType check_release(const SafetensorsRelease& release, const ReleaseConfig& conf
   const std::string origin = release.path().string();
   std::set<std::string> wanted;
   std::optional<DType> dtype;
-  for (const LogicalTensor& tensor : logical_tensors(config.spec)) {
+  visit_logical_tensors(config.spec, [&](const LogicalTensor& tensor) {
     const auto name = release_name(*config.family, tensor.name);
     if (!name) fail("{}: family {} has no name for '{}'", origin, config.family->model_type, tensor.name);
     const auto* const located = release.find(*name);
@@ -89,7 +89,7 @@ DType check_release(const SafetensorsRelease& release, const ReleaseConfig& conf
     // Mixed releases are kept whole by the widest type.
     dtype = !dtype || *dtype == stored ? stored : DType::f32;
     wanted.insert(*name);
-  }
+  });
   const std::string head = *release_name(*config.family, "head.weight");
   for (const std::string& name : release.names()) {
     if (wanted.contains(name) || is_derived(name)) continue;

@@ -10,9 +10,11 @@
 #include "core/nn/moe.h"
 #include "core/ops/linear.h"
 #include "core/tensor/device.h"
+#include "data/dataset.h"
 #include "parallel/comm/null.h"
 #include "parallel/context.h"
 #include "parallel/experts.h"
+#include "parallel/pipeline/schedule.h"
 #include "parallel/pipeline/split.h"
 
 namespace tessera {
@@ -34,87 +36,210 @@ std::int64_t gradient_buffers(const ReduceGroups& groups) {
   return static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(groups.local_groups)));
 }
 
+// What one microbatch takes in a chunk of layers: while nothing works on it, and at most.
+struct ChunkMemory {
+  std::size_t kept = 0, peak = 0;
+};
+
 enum class Directions : std::uint8_t { forward, both };
 
-std::size_t activation_bytes(Model& model, const ParallelLayout& layout, const BatchShape& batch,
-                             Directions directions) {
+ChunkMemory activation_bytes(Model& model, const RunShape& run, Directions directions) {
   Device& device = model.device();
   for (Parameter* parameter : model.parameters()) {
-    parameter->value();
+    parameter->view(ViewKind::compute);
     parameter->bind_gradient(Tensor::empty(parameter->shape(), DType::f32, device));
   }
+  const MeshShape& mesh = run.layout.mesh;
+  const BatchShape& batch = run.batch;
   device.reset_peak();
-  const std::size_t before = device.memory().peak;
-  const Tensor ids = Tensor::empty({batch.micro_batch, batch.seq_len / layout.mesh.cp}, DType::i32, device);
+  const std::size_t before = device.memory().in_use;
+  const Tensor ids = Tensor::empty({batch.micro_batch, batch.seq_len / mesh.cp}, DType::i32, device);
   const Batch one{ids, ids, batch.document_mask ? ids : Tensor(), ids};
+  const auto output_of = [&](const Tensor& x) {
+    const Tensor y = model.hidden(x, one);
+    if (model.head() == nullptr) return y;
+    return model.head()->loss(y, ids.view({ids.numel()}), Tensor::empty({1}, DType::f32, device));
+  };
+  Tensor input;  // of the chunk before, or none
+  if (model.embedding() == nullptr)
+    input = as_leaf(
+        Tensor::empty({ids.numel() / mesh.tp, model.spec().hidden_size}, run.options.compute, device));
+  ChunkMemory memory;
   if (directions == Directions::forward) {
     const NoGrad no_grad;
-    const Tensor y = model.hidden({}, one);
-    if (model.head() != nullptr)
-      model.head()->loss(y, ids.view({ids.numel()}), Tensor::empty({1}, DType::f32, device));
-  } else if (model.head() != nullptr) {
-    const Tensor loss = model.loss(one, Tensor::empty({1}, DType::f32, device));
-    const Tensor gradient = Tensor::empty(loss.shape(), loss.dtype(), device);
-    backward(std::span(&loss, 1), std::span(&gradient, 1));
+    output_of(input);
   } else {
-    const Tensor y = model.hidden({}, one);
+    const Tensor y = output_of(input);
+    memory.kept = device.memory().in_use - before;
     const Tensor gradient = Tensor::empty(y.shape(), y.dtype(), device);
-    backward(std::span(&y, 1), std::span(&gradient, 1));
+    backward(std::span(&y, 1), std::span(&gradient, 1),
+             input.defined() ? std::span<const Tensor>(&input, 1) : std::span<const Tensor>());
   }
-  return device.memory().peak - before;
+  memory.peak = device.memory().peak - before;
+  return memory;
 }
 
-// One microbatch through what one rank holds of these chunks' first, forward and back. Rank 0 of those that
-// share a sequence has its end, which attends to most. Where experts' buffers are unbounded, with all experts
-// here: as many rows meet them as leave for other ranks.
-std::size_t dry_run(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
-                    const BatchShape& batch, const std::vector<std::int64_t>& chunks, Device& meta,
-                    Directions directions = Directions::both) {
-  const MeshShape& mesh = layout.mesh;
-  const ExpertBuffer buffer{layout.expert_buffer};
+// One microbatch through what one rank holds of a chunk, forward and back. Rank 0 of those that share a
+// sequence has its end, which attends to most. Where experts' buffers are unbounded, with all experts here:
+// as many rows meet them as leave for other ranks.
+ChunkMemory dry_run(const RunShape& run, ModelPart part, Device& meta, Directions directions) {
+  const MeshShape& mesh = run.layout.mesh;
+  const ExpertBuffer buffer{run.layout.expert_buffer};
   const bool bounded = buffer.bounded() && mesh.ep * mesh.etp > 1;
-  const ModelPlace place{{0, mesh.tp}, {0, bounded ? mesh.ep : 1}, {0, mesh.etp}};
-  Model model(spec, meta, options, pipeline_parts(spec, chunks, place)[0]);
+  if (!bounded) part.place.expert = {};
+  Model model(run.spec, meta, run.options, part);
   const auto cp = make_null_group(mesh.cp);
   const auto ep = make_null_group(mesh.ep);
   const auto etp = make_null_group(mesh.etp);
   for (Module* module : model.modules()) {
     if (auto* attention = dynamic_cast<Attention*>(module); attention != nullptr && mesh.cp > 1)
-      attention->set_mixer(context_mixer(layout.context, *cp));
+      attention->set_mixer(context_mixer(run.layout.context, *cp));
     if (auto* moe = dynamic_cast<Moe*>(module); moe != nullptr && bounded)
       moe->set_dispatcher(expert_dispatcher(*ep, *etp, buffer));
   }
-  return activation_bytes(model, layout, batch, directions);
+  return activation_bytes(model, run, directions);
 }
+
+// Weights, gradients, moments and tables of what one rank holds of a chunk.
+double state_bytes(const RunShape& run, const ModelPart& part, Device& meta) {
+  const MeshShape& mesh = run.layout.mesh;
+  const std::size_t before = meta.memory().in_use;
+  Model model(run.spec, meta, run.options, part);
+  auto bytes = static_cast<double>(meta.memory().in_use - before);  // parameters are made when first used
+  for (const Parameter* parameter : model.parameters()) {
+    const int owners = parameter->layout().ranks == Layout::Ranks::expert ? mesh.edp() : mesh.dp * mesh.cp;
+    bytes += static_cast<double>(parameter->shape().numel()) *
+             bytes_per_parameter(run.options, owners == 1 ? 0 : run.layout.zero, owners,
+                                 gradient_buffers(run.groups));
+  }
+  return bytes;
+}
+
+PipelineSchedule schedule_of(const ParallelLayout& layout, std::int64_t microbatches) {
+  const int chunks = layout.mesh.pp * layout.virtual_stages;
+  // More of them change nothing: they come one by one as others go.
+  const PipelineShape shape{layout.mesh.pp, layout.virtual_stages,
+                            static_cast<int>(std::min<std::int64_t>(microbatches, std::int64_t{4} * chunks))};
+  if (layout.schedule == ScheduleKind::interleaved) return interleaved_one_f_one_b(shape);
+  return layout.schedule == ScheduleKind::zero_bubble ? zero_bubble(shape) : one_f_one_b(shape);
+}
+
+// The most that activations take while a stage does this, microbatch by microbatch.
+std::size_t peak_of(const std::vector<PipelineAction>& actions, const std::vector<ChunkMemory>& chunks) {
+  std::size_t kept = 0;
+  std::size_t peak = 0;
+  for (const PipelineAction& action : actions) {
+    const ChunkMemory& chunk = chunks[static_cast<std::size_t>(action.chunk)];
+    if (action.step == PipelineStep::forward) kept += chunk.kept;
+    peak = std::max(peak, kept + chunk.peak - chunk.kept);
+    if (action.step == PipelineStep::backward || action.step == PipelineStep::backward_weight)
+      kept -= chunk.kept;
+  }
+  return peak;
+}
+
+// Less than any rank takes, without building a model: sizes beyond this are not worth a dry run, in which
+// they would overflow.
+double least_bytes(const ModelSpec& spec, double tokens, int ranks = 1) {
+  double widest = static_cast<double>(spec.hidden_size);
+  for (const CellSpec& cell : spec.layers.at(0))
+    if (const auto* ffn = std::get_if<FfnSpec>(&cell.body))
+      widest = std::max(widest, static_cast<double>(ffn->width));
+  return (4 * static_cast<double>(parameter_count(spec)) + 2 * tokens * widest) / ranks;
+}
+constexpr double beyond_any = 0x1p50;
 
 }  // namespace
 
-std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
-                            const BatchShape& batch, const ReduceGroups& groups, Device* device,
-                            bool graphs) {
+std::vector<std::size_t> estimate_stages(const RunShape& run, Device* device) {
+  const MeshShape& mesh = run.layout.mesh;
+  std::vector<std::size_t> stages(static_cast<std::size_t>(mesh.pp), 0);
+  const double tokens = static_cast<double>(run.batch.micro_batch) * static_cast<double>(run.batch.seq_len);
+  if (const double least = least_bytes(run.spec, tokens, mesh.ranks()); least > beyond_any) {
+    std::fill(stages.begin(), stages.end(), static_cast<std::size_t>(std::min(least, 0x1p62)));
+    return stages;
+  }
   const DeviceOptions as{
       .chunk_bytes = device != nullptr ? device->chunk_bytes() : DeviceOptions().chunk_bytes,
       .stands_for = device};
   const auto meta = make_device(DeviceKind::meta, as);
-  const MeshShape& mesh = layout.mesh;
-  const int chunks = mesh.pp * layout.virtual_stages;
-  const auto counts =
-      layout.layers.empty() ? split_layers(split_costs(spec, batch.seq_len), chunks) : layout.layers;
+  const int chunks = mesh.pp * run.layout.virtual_stages;
+  const auto counts = run.layout.layers.empty()
+                          ? split_layers(split_costs(run.spec, run.batch.seq_len), chunks)
+                          : run.layout.layers;
   const ModelPlace place{{0, mesh.tp}, {0, mesh.ep}, {0, mesh.etp}};
-  Model model(spec, *meta, options, pipeline_parts(spec, counts, place)[0]);
-  double state = 0;
-  for (const Parameter* parameter : model.parameters()) {
-    const int owners = parameter->layout().ranks == Layout::Ranks::expert ? mesh.edp() : mesh.dp * mesh.cp;
-    state += static_cast<double>(parameter->shape().numel()) *
-             bytes_per_parameter(options, owners == 1 ? 0 : layout.zero, owners, gradient_buffers(groups));
+  std::vector<ChunkMemory> activations;
+  for (const ModelPart& part : pipeline_parts(run.spec, counts, place)) {
+    std::size_t& stage = stages[activations.size() % stages.size()];
+    activations.push_back(dry_run(run, part, *meta, Directions::both));
+    stage += static_cast<std::size_t>(state_bytes(run, part, *meta));
+    if (run.graphs) stage += dry_run(run, part, *meta, Directions::forward).peak;
   }
-  std::size_t activations = dry_run(spec, options, layout, batch, counts, *meta);
-  if (graphs) activations += dry_run(spec, options, layout, batch, counts, *meta, Directions::forward);
-  if (chunks > 1 && device != nullptr)  // kernels of later stages too
-    dry_run(spec, options, layout, batch, {static_cast<std::int64_t>(spec.layers.size())}, *meta);
-  const auto live = std::min<std::int64_t>(mesh.pp, groups.local_groups * groups.microbatches_per_group());
-  return static_cast<std::size_t>(state * layout.virtual_stages) +
-         activations * static_cast<std::size_t>(live * layout.virtual_stages);
+  const PipelineSchedule schedule =
+      schedule_of(run.layout, run.groups.local_groups * run.groups.microbatches_per_group());
+  for (std::size_t stage = 0; stage < stages.size(); ++stage)
+    stages[stage] += peak_of(schedule.actions[stage], activations);
+  return stages;
+}
+
+std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
+                            const BatchShape& batch, const ReduceGroups& groups, Device* device,
+                            bool graphs) {
+  const auto stages = estimate_stages({spec, options, layout, batch, groups, graphs}, device);
+  return *std::max_element(stages.begin(), stages.end());
+}
+
+double samples_bytes(const RunShape& run) {
+  constexpr double numbers = 4;  // of a position: token, target, place, begin of its document
+  const double samples = static_cast<double>(run.batch.global_batch) / run.layout.mesh.dp;
+  return samples *
+         (sizeof(Sample) + numbers * sizeof(std::int32_t) * static_cast<double>(run.batch.seq_len + 1));
+}
+
+double estimate_inference(const ModelSpec& spec, const ModelOptions& options, std::int64_t sequences,
+                          bool logits) {
+  const double tokens = static_cast<double>(sequences) * static_cast<double>(options.positions);
+  const double least = least_bytes(spec, tokens);
+  if (least > beyond_any) return least;
+  const auto meta = make_device(DeviceKind::meta);
+  const NoGrad no_grad;
+  Model model(spec, *meta, options);
+  for (Parameter* parameter : model.parameters()) parameter->view(ViewKind::compute);
+  const Tensor ids = Tensor::empty({sequences, options.positions}, DType::i32, *meta);
+  const Batch batch{ids, ids, ids, ids};
+  if (logits)
+    model.logits(batch);
+  else
+    model.loss(batch, Tensor::empty({1}, DType::f32, *meta));
+  return static_cast<double>(meta->memory().peak);
+}
+
+std::string what_would_fit(const RunShape& run,
+                           const std::function<std::optional<double>(const RunShape&)>& fits) {
+  std::string list;
+  const auto try_one = [&](const RunShape& other, const std::string& change) {
+    const std::optional<double> bytes = fits(other);
+    if (bytes)
+      list += fmt::format("{}{} would take {}", list.empty() ? "" : ", ", change, bytes_text(*bytes));
+    return bytes.has_value();
+  };
+  for (const auto& [recompute, text] :
+       {std::pair{Recompute::selective, "selective"}, std::pair{Recompute::full, "full"}}) {
+    RunShape other = run;
+    other.options.recompute = recompute;
+    if (recompute > run.options.recompute && try_one(other, fmt::format("train.recompute: {}", text))) break;
+  }
+  for (std::int64_t micro = run.batch.micro_batch / 2; micro > 0; micro /= 2) {
+    RunShape other = run;
+    other.batch.micro_batch = micro;
+    if (try_one(other, fmt::format("train.micro_batch: {}", micro))) break;
+  }
+  for (int zero = run.layout.zero + 1; zero <= 3 && run.layout.mesh.dp * run.layout.mesh.cp > 1; ++zero) {
+    RunShape other = run;
+    other.layout.zero = zero;
+    if (try_one(other, fmt::format("parallel.zero: {}", zero))) break;
+  }
+  return list.empty() ? "share the model among more ranks (parallel.tp, pp), or shorten data.seq_len" : list;
 }
 
 void take_memory(Device& device, const ModelSpec& spec, const ModelOptions& options,
@@ -122,39 +247,21 @@ void take_memory(Device& device, const ModelSpec& spec, const ModelOptions& opti
                  bool graphs) {
   const std::optional<std::size_t> available = device.available();
   if (!available) return;
-  const std::size_t needed = estimate_memory(spec, options, layout, batch, groups, &device, graphs);
-  if (needed <= *available) return device.reserve(needed);
-  std::string fits;
-  const auto try_one = [&](const ModelOptions& model, const ParallelLayout& ranks, const BatchShape& smaller,
-                           const std::string& text) {
-    const std::size_t bytes = estimate_memory(spec, model, ranks, smaller, groups, &device, graphs);
-    if (bytes <= *available)
-      fits += fmt::format("{}{} would take {}", fits.empty() ? "" : ", ", text,
-                          bytes_text(static_cast<double>(bytes)));
-    return bytes <= *available;
+  const auto most = [&](const RunShape& run) {
+    const auto stages = estimate_stages(run, &device);
+    return *std::max_element(stages.begin(), stages.end());
   };
-  for (const auto& [recompute, text] :
-       {std::pair{Recompute::selective, "selective"}, std::pair{Recompute::full, "full"}}) {
-    ModelOptions model = options;
-    model.recompute = recompute;
-    if (recompute > options.recompute &&
-        try_one(model, layout, batch, fmt::format("train.recompute: {}", text)))
-      break;
-  }
-  for (std::int64_t micro = batch.micro_batch / 2; micro > 0; micro /= 2) {
-    BatchShape smaller = batch;
-    smaller.micro_batch = micro;
-    if (try_one(options, layout, smaller, fmt::format("train.micro_batch: {}", micro))) break;
-  }
-  for (int zero = layout.zero + 1; zero <= 3 && layout.mesh.dp * layout.mesh.cp > 1; ++zero) {
-    ParallelLayout more = layout;
-    more.zero = zero;
-    if (try_one(options, more, batch, fmt::format("parallel.zero: {}", zero))) break;
-  }
-  fail_usage(
-      "the run would take {} a rank, and {} {} has room for {}: {}", bytes_text(static_cast<double>(needed)),
-      name(device.kind()), device.ordinal(), bytes_text(static_cast<double>(*available)),
-      fits.empty() ? "share the model among more ranks (parallel.tp, pp), or shorten data.seq_len" : fits);
+  const RunShape run{spec, options, layout, batch, groups, graphs};
+  const std::size_t needed = most(run);
+  if (needed <= *available) return device.reserve(needed);
+  const std::string fits = what_would_fit(run, [&](const RunShape& other) -> std::optional<double> {
+    const std::size_t bytes = most(other);
+    if (bytes > *available) return std::nullopt;
+    return static_cast<double>(bytes);
+  });
+  fail_usage("the run would take {} a rank, and {} {} has room for {}: {}",
+             bytes_text(static_cast<double>(needed)), name(device.kind()), device.ordinal(),
+             bytes_text(static_cast<double>(*available)), fits);
 }
 
 double measure_flops(Device& device, DType compute, std::int64_t hidden_size) {

@@ -3,6 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "core/nn/model.h"
 #include "core/tensor/device.h"
@@ -11,14 +15,35 @@
 
 namespace tessera {
 
-// Bytes of the first rank's weights, gradients, moments, activations and workspace at their peak. Stage 0
-// holds the most microbatches at once; of what a rank receives from others only keys and values are counted,
-// and bounded buffers of experts. With the kernels of `device`, or a CPU's for null: throws the Error of one
-// that would refuse a layer, or find no room for its workspace, in any stage and either direction. `graphs`:
-// as CUDA graphs, which keep activations' memory from evaluations.
+// What decides how much memory a run takes.
+struct RunShape {
+  const ModelSpec& spec;
+  ModelOptions options;
+  ParallelLayout layout;
+  BatchShape batch;
+  ReduceGroups groups;
+  bool graphs = false;  // CUDA graphs, which keep activations' memory from evaluations
+};
+
+// Bytes of weights, gradients, moments, tables, activations and workspace of a rank of each pipeline stage at
+// their peak. Of what a rank receives from others only hidden states, keys and values are counted, and
+// bounded buffers of experts. With the kernels of `device`, or a CPU's for null: throws the Error of one that
+// would refuse a layer, or find no room for its workspace, in any stage and either direction. Sizes that no
+// machine holds are not tried out; a lower bound stands for them.
+std::vector<std::size_t> estimate_stages(const RunShape& run, Device* device = nullptr);
+// The most of any stage.
 std::size_t estimate_memory(const ModelSpec& spec, const ModelOptions& options, const ParallelLayout& layout,
                             const BatchShape& batch, const ReduceGroups& groups, Device* device = nullptr,
                             bool graphs = false);
+// Bytes of host memory that a rank's samples of one step take beside that.
+double samples_bytes(const RunShape& run);
+// Bytes of a whole model that computes the loss, or all logits, of `sequences` as long as options.positions.
+double estimate_inference(const ModelSpec& spec, const ModelOptions& options, std::int64_t sequences,
+                          bool logits);
+
+// Which changes of the run would do, for a message; `fits` gives a rank's bytes where one does.
+std::string what_would_fit(const RunShape& run,
+                           const std::function<std::optional<double>(const RunShape&)>& fits);
 
 // Refuses, with Error, a run that its device has no kernels or no room for, and says what would fit; else
 // reserves the room, where the device knows how much it has.

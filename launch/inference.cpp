@@ -4,6 +4,9 @@
 
 #include "core/base/error.h"
 #include "core/base/log.h"
+#include "core/base/progress.h"
+#include "launch/estimate.h"
+#include "launch/host_memory.h"
 
 namespace tessera {
 
@@ -27,15 +30,24 @@ std::unique_ptr<Device> make_inference_device(int threads, DeviceKind kind) {
   return make_device(kind, {0, threads == 0 ? available_cpus() : threads});
 }
 
-InferenceModel::InferenceModel(const InferenceOptions& options, std::int64_t positions)
-    : source_(open_model(options.model)), device_(make_inference_device(options.threads, options.device)) {
+void require_room(const Device& device, double bytes, const std::string& what) {
+  if (device.kind() == DeviceKind::cpu) return require_host_memory(bytes, what);
+  if (const auto room = device.available(); room && bytes > static_cast<double>(*room))
+    fail("{} would take {}, and {} {} has room for {}", what, bytes_text(bytes), name(device.kind()),
+         device.ordinal(), bytes_text(static_cast<double>(*room)));
+}
+
+InferenceModel::InferenceModel(ModelSource source, const InferenceOptions& options, const InferenceWork& work)
+    : source_(std::move(source)), device_(make_inference_device(options.threads, options.device)) {
   const std::int64_t meant = source_.spec().max_positions;
-  if (positions > meant)
+  if (work.positions > meant)
     log::warn("sequences of {} tokens are longer than the {} positions that the model is meant for",
-              positions, meant);
-  model_ = std::make_unique<Model>(source_.spec(), *device_,
-                                   ModelOptions{options.precision == "bf16" ? DType::bf16 : DType::f32,
-                                                Recompute::none, positions == 0 ? meant : positions});
+              work.positions, meant);
+  const ModelOptions model{options.precision == "bf16" ? DType::bf16 : DType::f32, Recompute::none,
+                           work.positions};
+  require_room(*device_, estimate_inference(source_.spec(), model, work.sequences, work.logits),
+               fmt::format("'{}'", source_.origin()));
+  model_ = std::make_unique<Model>(source_.spec(), *device_, model);
   load_parameters(*model_, source_);
 }
 

@@ -32,10 +32,20 @@ void add_inference_options(CLI::App& verb, InferenceOptions& options);
 
 std::unique_ptr<Device> make_inference_device(int threads, DeviceKind kind = DeviceKind::cpu);
 
+// Throws Error where `bytes` are more than the device has room for; `what` begins the message.
+void require_room(const Device& device, double bytes, const std::string& what);
+
+// What a model is opened for.
+struct InferenceWork {
+  std::int64_t sequences = 1;  // of one forward pass
+  std::int64_t positions = 1;  // the longest of them
+  bool logits = true;          // of every position; else losses
+};
+
 class InferenceModel {
  public:
-  // `positions`: the longest sequence it will see; 0 means all the model is meant for.
-  InferenceModel(const InferenceOptions& options, std::int64_t positions);
+  // Throws Error, before it allocates anything, where there is no room for the model at this work.
+  InferenceModel(ModelSource source, const InferenceOptions& options, const InferenceWork& work);
 
   const ModelSource& source() const { return source_; }
   Model& model() { return *model_; }

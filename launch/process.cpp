@@ -6,11 +6,11 @@
 
 #include <ctime>
 #include <fstream>
-#include <span>
 #include <sstream>
 #include <string>
 
 #include "core/base/hash.h"
+#include "core/base/io.h"
 #include "launch/version.h"
 
 namespace tessera {
@@ -36,10 +36,7 @@ std::uint64_t peak_resident_bytes() {
 }
 
 std::string program_build() {
-  std::ostringstream program;
-  program << std::ifstream("/proc/self/exe", std::ios::binary).rdbuf();
-  const std::string bytes = program.str();
-  return fmt::format("{} (build {:016x})", version, xxh3_64(std::as_bytes(std::span(bytes))));
+  return fmt::format("{} (build {:016x})", version, xxh3_64(io::Mapping("/proc/self/exe").bytes()));
 }
 
 }  // namespace tessera

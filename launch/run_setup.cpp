@@ -1,5 +1,7 @@
 #include "launch/run_setup.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -16,7 +18,9 @@
 #include "launch/data_identity.h"
 #include "launch/estimate.h"
 #include "launch/kernel_choices.h"
+#include "launch/origin.h"
 #include "launch/process.h"
+#include "launch/run_state.h"
 #include "parallel/comm/device_group.h"
 
 namespace tessera {
@@ -93,9 +97,26 @@ std::map<std::string, std::string> tokenizer_files(const Config& config, const T
   return files;
 }
 
-// The config's model keys with what the data decides: vocabulary, end-of-text, length.
-Json model_keys(const Config& config, const TokenFileInfo& tokens) {
-  Json keys = *config.model.keys;
+// A model goes on with the files that it came with; those of another tokenizer would not be true of it.
+std::map<std::string, std::string> model_files(const Origin& origin,
+                                               const std::map<std::string, std::string>& tokenizer) {
+  std::map<std::string, std::string> files = tokenizer;
+  const auto ours = tokenizer.find("tokenizer.json");
+  const auto theirs = origin.files.find("tokenizer.json");
+  const bool same = ours == tokenizer.end() || theirs == origin.files.end() || ours->second == theirs->second;
+  for (const auto& [name, content] : origin.files) {
+    const bool of_any_tokenizer =
+        name.starts_with("LICENSE") || name == "NOTICE" || name == "USE_POLICY.md" || name == "README.md";
+    if (same || of_any_tokenizer) files.emplace(name, content);
+  }
+  return files;
+}
+
+// The config's model keys with what its origin carries, and what the data decides: vocabulary, end-of-text,
+// length.
+Json model_keys(const Config& config, const Origin& origin, const TokenFileInfo& tokens) {
+  Json keys = origin.keys;
+  keys.update(*config.model.keys);
   if (!keys.contains("vocab_size")) keys["vocab_size"] = tokens.vocab_size;
   if (!keys.contains("eos_token_id") && tokens.end_of_text) keys["eos_token_id"] = *tokens.end_of_text;
   const Json& vocab = keys["vocab_size"];
@@ -161,18 +182,19 @@ void fail_at_its_key(const Config& config, const Error& error) {
   config.fail_at(key, message.substr(key.size() + 1));
 }
 
-RunSetup read_run(const Config& config, int ranks) {
+RunSetup read_run(Config& config, int ranks, Coordination& coordination) {
+  const Origin origin = take_origin(config, coordination);
   RunSetup setup;
   set_position("start: opening the data");
   std::optional<DoingScope> opening(std::in_place, Doing::uses_storage, "the data's files");
   open_data(config, setup);
   const TokenFile& first = setup.data->file(0);
-  setup.description.files = tokenizer_files(config, first);
+  setup.description.files = model_files(origin, tokenizer_files(config, first));
   opening.reset();
   set_position("start: building the model");
   setup.description.dtype = config.train.precision == Precision::bf16 ? DType::bf16 : DType::f32;
-  setup.description.release =
-      make_release_config(find_family(config.model.family), model_keys(config, first.info()), "model");
+  setup.description.release = make_release_config(find_family(config.model.family),
+                                                  model_keys(config, origin, first.info()), "model");
   const ModelSpec& spec = setup.description.release.spec;
   if (config.data.seq_len > spec.max_positions)
     config.fail_at("data.seq_len", fmt::format("{} is beyond the model's max_position_embeddings {}",
@@ -192,15 +214,25 @@ RunSetup read_run(const Config& config, int ranks) {
   return setup;
 }
 
-RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions&) {
+RunSetup set_up_run(Config& config, ProcessGroup& ranks) {
   set_position("start: comparing programs and configs");
   check_same_program(ranks);
   check_same_config(config, ranks);
-  RunSetup setup = read_run(config, ranks.size());
+  RankCoordination coordination(ranks);
+  RunSetup setup = read_run(config, ranks.size(), coordination);
   require_same_files(files_of(setup), ranks);
   if (ranks.rank() == 0) warn_of_unused_sources(config, *setup.data);
   set_up_device(config, ranks, setup);
   return setup;
+}
+
+void require_log_folder(const Config& config) {
+  const fs::path folder = config.log.dir;
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (!error && access(folder.c_str(), W_OK | X_OK) != 0) error.assign(errno, std::generic_category());
+  if (error)
+    config.fail_at("log.dir", fmt::format("'{}' cannot be written to: {}", folder.string(), error.message()));
 }
 
 void initialize_weights(const Config& config, const ReleaseConfig& model, const TokenFile& data,
@@ -242,6 +274,16 @@ void load_weights(Engine& engine, const ModelSource& source) {
     else
       Tensor(part.weight).zero();  // biases of choices, of which the source has none
   engine.weights_changed();
+}
+
+std::string assumed_sizes(const Config& config, const ReleaseConfig& release) {
+  std::vector<std::string> defaulted;
+  complete_config(*release.family, *config.model.keys, "model", false, &defaulted);
+  std::string list;
+  for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "num_local_experts"})
+    if (std::find(defaulted.begin(), defaulted.end(), key) != defaulted.end())
+      list += fmt::format("{}{} {}", list.empty() ? "" : ", ", key, release.config->at(key).dump());
+  return list.empty() ? "" : fmt::format("; model does not say, so {} were assumed", list);
 }
 
 void print_start_table(const Config& config, const RunSetup& setup, const Engine& engine,

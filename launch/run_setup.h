@@ -28,11 +28,16 @@ struct RunSetup {
   AdamWOptions optimizer;
 };
 
-// What the config and its files say about a run of that many ranks: all but devices. Throws Error.
-RunSetup read_run(const Config& config, int ranks);
+// What the config and its files say about a run of that many ranks: all but devices. Completes the config by
+// its origin. Throws Error. Collective over `coordination`.
+RunSetup read_run(Config& config, int ranks, Coordination& coordination = alone());
 
-// Opens and builds everything; checks that all ranks were given the same config. Throws Error.
-RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions& options);
+// Opens and builds everything; checks that all ranks were given the same config, and completes it by its
+// origin. Throws Error.
+RunSetup set_up_run(Config& config, ProcessGroup& ranks);
+
+// Throws Error where logs could not be written, which would be found out only once training begins; rank 0.
+void require_log_folder(const Config& config);
 
 // Throws a mistake whose message begins with its key, as "parallel.tp", at the place where the user wrote it.
 [[noreturn]] void fail_at_its_key(const Config& config, const Error& error);
@@ -45,6 +50,10 @@ void initialize_weights(const Config& config, const ReleaseConfig& model, const 
 // Weights of whatever part each rank holds, choice biases of experts if both have some; `source` is of the
 // engine's spec.
 void load_weights(Engine& engine, const ModelSource& source);
+
+// For a message about memory: sizes that the config leaves to the family's defaults; empty where it gives
+// all.
+std::string assumed_sizes(const Config& config, const ReleaseConfig& release);
 
 // Prints what will run, with parameters, and estimates of memory and time; rank 0.
 void print_start_table(const Config& config, const RunSetup& setup, const Engine& engine,

@@ -16,6 +16,7 @@
 #include "launch/estimate.h"
 #include "launch/metrics.h"
 #include "launch/process.h"
+#include "launch/run_memory.h"
 #include "launch/run_setup.h"
 #include "launch/run_state.h"
 #include "launch/schedule.h"
@@ -259,13 +260,18 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   State& s = *state_;
   s.be_patient();
   s.take_lock();
-  s.setup = set_up_run(s.config, ranks, options);
+  if (ranks.rank() == 0) require_log_folder(config);
+  s.setup = set_up_run(s.config, ranks);
   const StartPlan start = plan_start(s.config, s.setup, options.fresh, ranks);
   s.position = start.position;
   s.setup.device->wished_kernels = start.kernels;
   const ParallelLayout& layout = s.setup.layout;
-  take_memory(*s.setup.device, s.setup.description.release.spec, s.setup.model, layout, s.setup.batch,
-              start.groups, s.config.train.cuda_graphs);
+  const ReleaseConfig& release = s.setup.description.release;
+  require_run_memory(ranks, *s.setup.device,
+                     {release.spec, s.setup.model, layout, s.setup.batch, start.groups},
+                     assumed_sizes(s.config, release));
+  take_memory(*s.setup.device, release.spec, s.setup.model, layout, s.setup.batch, start.groups,
+              s.config.train.cuda_graphs);
   s.engine =
       std::make_unique<Engine>(s.setup.description.release.spec, *s.setup.device, *s.setup.ranks, layout,
                                s.setup.model, s.setup.batch, s.position.reduce_groups, s.setup.optimizer);

@@ -4,8 +4,11 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <numbers>
+#include <optional>
 
+#include "checkpoint/store.h"
 #include "core/autograd/tape.h"
 #include "core/base/error.h"
 #include "core/base/log.h"
@@ -23,9 +26,10 @@ namespace {
 struct Options {
   InferenceOptions inference;
   std::vector<std::string> data;
-  std::int64_t seq_len = 0;
+  std::int64_t seq_len = 0;  // 0: as the run, or up to 512
   std::int64_t batch = 4;
-  bool document_mask = false;
+  std::optional<bool> document_mask;
+  bool precision_given = false;
 };
 
 struct Total {
@@ -60,11 +64,11 @@ void evaluate(InferenceModel& model, const TokenFile& file, const Options& optio
     const std::int64_t sequences = std::min(options.batch, count - first);
     std::vector<Sample> samples;
     for (std::int64_t i = first; i < first + sequences; ++i) {
-      samples.push_back(window(file, i, options.seq_len, options.document_mask));
+      samples.push_back(window(file, i, options.seq_len, *options.document_mask));
       total.counted += samples.back().counted;
     }
     double loss = 0;
-    model.model().loss(make_batch(samples, options.document_mask, device), unscaled).to_host(&loss);
+    model.model().loss(make_batch(samples, *options.document_mask, device), unscaled).to_host(&loss);
     total.loss += loss;
     progress.advance(static_cast<double>(sequences * options.seq_len));
   }
@@ -72,31 +76,51 @@ void evaluate(InferenceModel& model, const TokenFile& file, const Options& optio
                       static_cast<double>(count * options.seq_len) / static_cast<double>(file.info().tokens);
 }
 
+// What the command line leaves open is as in the run's own validation.
+void take_settings(Options& options, const Config& config) {
+  if (!options.precision_given) options.inference.precision = name_of(config.train.precision);
+  if (options.seq_len == 0) options.seq_len = config.data.seq_len;
+  if (!options.document_mask) options.document_mask = config.data.document_mask;
+}
+
 // A config stands for the newest checkpoint of its run, its data settings and its validation files.
 void take_config(Options& options) {
   const Config config = load_config(options.inference.model);
   options.inference.model = config.checkpoint.dir;
-  options.inference.precision = name_of(config.train.precision);
   if (options.inference.threads == 0 && config.train.threads)
     options.inference.threads = *config.train.threads;
-  if (options.seq_len == 0) options.seq_len = config.data.seq_len;
-  options.document_mask = options.document_mask || config.data.document_mask;
+  take_settings(options, config);
   if (options.data.empty())
     for (const Source& source : config.data.valid) options.data.push_back(source.path);
 }
 
+// The config of the run that saved the checkpoint at `path`; nothing for what no run saved.
+std::optional<Config> config_of_run(const std::string& path) {
+  if (!is_checkpoint(path)) return std::nullopt;
+  const LoadedCheckpoint checkpoint = open_checkpoint(path);
+  const auto config = checkpoint.meta().find("config");
+  if (config == checkpoint.meta().end()) return std::nullopt;
+  return config_from_json(config->dump(), checkpoint.path().string());
+}
+
 int run(Options options) {
-  if (std::filesystem::is_regular_file(options.inference.model)) take_config(options);
+  const bool of_config = std::filesystem::is_regular_file(options.inference.model);
+  if (of_config) take_config(options);
   if (options.data.empty())
     fail_usage("--data is missing: name a token file, made by `tessera data prepare`");
-  const ModelSource source = open_model(options.inference.model);
-  options.inference.model = source.origin();  // it is opened again below
+  ModelSource source = open_model(options.inference.model);
+  if (const auto config = of_config ? std::nullopt : config_of_run(source.origin())) {
+    take_settings(options, *config);
+    log::info("{}, windows of {} tokens, {}", options.inference.precision, options.seq_len,
+              *options.document_mask ? "documents masked" : "documents not masked");
+  }
   if (options.seq_len == 0) {
     options.seq_len = std::min<std::int64_t>(512, source.spec().max_positions);
     log::info("windows of {} tokens; choose with --seq-len", options.seq_len);
   }
+  if (!options.document_mask) options.document_mask = false;
   const auto files = open_data(source, options);
-  InferenceModel model(options.inference, options.seq_len);
+  InferenceModel model(std::move(source), options.inference, {options.batch, options.seq_len, false});
   Total total;
   for (const auto& file : files) evaluate(model, *file, options, total);
   if (total.counted == 0) fail("no target is counted: every document is a single token");
@@ -123,15 +147,23 @@ void add_eval_verb(CLI::App& app, Action& chosen) {
                    "A checkpoint, a Hugging Face directory, or a config (the newest checkpoint of its run)")
       ->required();
   verb->add_option("--data", options->data, "Token files; a config's validation files by default");
-  verb->add_option("--seq-len", options->seq_len, "Tokens of a window; a config's, else up to 512")
+  verb->add_option("--seq-len", options->seq_len,
+                   "Tokens of a window; by default the run's, of a release up to 512")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24));
   verb->add_option("--batch", options->batch, "Sequences of a forward pass")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  verb->add_flag("--document-mask", options->document_mask, "Attention and positions restart at documents");
+  verb->add_flag("--document-mask,!--no-document-mask", options->document_mask,
+                 "Attention and positions restart at documents, or do not; by default as in the run");
   add_inference_options(*verb, options->inference);
-  verb->footer("Example: tessera eval checkpoints/demo --data valid.h5 --seq-len 256");
-  verb->callback([options, &chosen] { chosen = [options] { return run(*options); }; });
+  verb->footer(
+      "A checkpoint is evaluated as its run validates: same windows, document mask and precision, unless "
+      "told.\n"
+      "Example: tessera eval checkpoints/demo --data valid.h5");
+  verb->callback([verb, options, &chosen] {
+    options->precision_given = verb->count("--precision") > 0;
+    chosen = [options] { return run(*options); };
+  });
 }
 
 }  // namespace tessera

@@ -67,24 +67,26 @@ std::optional<Tokenizer> tokenizer_of(const ModelSource& source) {
 }
 
 int run(const Options& options) {
-  InferenceModel model(options.inference, 0);
-  const auto tokenizer = options.prompt_ids.empty() ? tokenizer_of(model.source()) : std::nullopt;
+  ModelSource source = open_model(options.inference.model);
+  const auto tokenizer = options.prompt_ids.empty() ? tokenizer_of(source) : std::nullopt;
   if (!tokenizer && options.prompt_ids.empty())
-    fail_usage("'{}' has no tokenizer: give token ids with --prompt-ids", model.source().origin());
-  std::optional<TextPrinter> printer;
-  if (tokenizer) {
-    if (first_invalid_utf8(options.prompt)) fail_usage("--prompt is not UTF-8");
-    printer.emplace(*tokenizer);
-    std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
-  }
-  const std::set<std::int32_t> ends = end_tokens(model.source().description());
+    fail_usage("'{}' has no tokenizer: give token ids with --prompt-ids", source.origin());
+  if (tokenizer && first_invalid_utf8(options.prompt)) fail_usage("--prompt is not UTF-8");
+  const std::set<std::int32_t> ends = end_tokens(source.description());
   std::vector<std::int32_t> ids = options.prompt_ids;
   if (tokenizer)
     for (const std::uint32_t id : tokenizer->encode(options.prompt, true))
       ids.push_back(static_cast<std::int32_t>(id));
   if (ids.empty()) fail_usage("the prompt is empty");
-  const auto vocab = static_cast<std::size_t>(model.source().spec().vocab_size);
-  const auto window = static_cast<std::size_t>(model.source().spec().max_positions);
+  const auto vocab = static_cast<std::size_t>(source.spec().vocab_size);
+  const auto window = static_cast<std::size_t>(source.spec().max_positions);
+  const std::size_t longest = std::min(window, ids.size() + static_cast<std::size_t>(options.max_tokens) - 1);
+  InferenceModel model(std::move(source), options.inference, {1, static_cast<std::int64_t>(longest)});
+  std::optional<TextPrinter> printer;
+  if (tokenizer) {
+    printer.emplace(*tokenizer);
+    std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
+  }
   std::vector<float> last(vocab);
   for (std::int64_t i = 0; i < options.max_tokens; ++i) {
     const std::size_t begin = ids.size() > window ? ids.size() - window : 0;

@@ -4,7 +4,10 @@
 #include <cstdio>
 #include <memory>
 
+#include "checkpoint/model_source.h"
+#include "core/base/error.h"
 #include "launch/command_line.h"
+#include "launch/host_memory.h"
 
 namespace tessera {
 
@@ -21,6 +24,9 @@ void add_import_verb(CLI::App& app, Action& chosen) {
       "To continue from it on your own data, put `init: {from: checkpoints/llama}` into a config.");
   verb->callback([options, &chosen] {
     chosen = [options] {
+      const ModelSource source = open_release(options->from);
+      require_host_memory(4.0 * static_cast<double>(parameter_count(source.spec())),
+                          fmt::format("'{}', in fp32,", options->from));
       std::printf("%s\n", import_release(options->from, options->to).c_str());
       return 0;
     };

@@ -28,7 +28,7 @@ int launch(const Options& options) {
     fail_usage("--hostfile does not go with --slurm, which takes its nodes from the allocation");
   }
   // So that a mistake is told here and once, not by ranks.
-  const Config config = load_config(options.config, options.overrides);
+  Config config = load_config(options.config, options.overrides);
   if (!options.print) read_run(config, options.request.ranks);
   LaunchRequest request = options.request;
   request.hostfile = options.hostfile;

@@ -29,11 +29,13 @@ int run(const Options& options) {
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(tensor.numel()));
   file.read(tensor, 0, std::as_writable_bytes(std::span(tokens)));
 
-  InferenceModel model(options.inference, length);
-  const std::int64_t vocab = model.source().spec().vocab_size;
+  ModelSource source = open_model(options.inference.model);
+  const std::int64_t vocab = source.spec().vocab_size;
+  const std::int64_t step =
+      std::clamp<std::int64_t>(batch_elements / std::max<std::int64_t>(1, length * vocab), 1, sequences);
+  InferenceModel model(std::move(source), options.inference, {step, length});
   SafetensorsWriter writer(options.out, {{"logits", DType::f32, {sequences, length, vocab}}});
   Progress progress("logits", static_cast<double>(sequences * length), "tokens");
-  const std::int64_t step = std::max<std::int64_t>(1, batch_elements / (length * vocab));
   std::vector<float> block;
   for (std::int64_t first = 0; first < sequences; first += step) {
     const std::int64_t count = std::min(step, sequences - first);

@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/base/progress.h"
 #include "launch/command_line.h"
+#include "launch/estimate.h"
 #include "launch/inference.h"
 
 namespace tessera {
@@ -53,7 +54,10 @@ int run(Options options) {
   if (!options.dtype.empty()) options.publish.dtype = dtype_of(options.dtype);
   options.publish.max_shard_bytes = bytes_of_size(options.max_shard_size);
   const auto device = make_inference_device(options.threads);
-  const Published result = publish(open_model(options.from), options.publish, *device);
+  const ModelSource source = open_model(options.from);
+  require_room(*device, estimate_inference(source.spec(), {DType::f32, Recompute::none, 64}, 2, true),
+               fmt::format("comparing '{}' with the release", source.origin()));
+  const Published result = publish(source, options.publish, *device);
   if (!result.has_tokenizer) log::info("the checkpoint has no tokenizer: the release has none either");
   std::printf(
       "published %s: %lld parameters in %s, %s in %d file%s; logits equal the checkpoint's bit for bit\n",

@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -9,6 +10,7 @@
 #include "launch/command_line.h"
 #include "launch/config/config.h"
 #include "launch/inference.h"
+#include "launch/origin.h"
 #include "launch/verify/report.h"
 
 namespace tessera {
@@ -37,13 +39,17 @@ ReleaseConfig release_of(const Config& config) {
   return make_release_config(family, keys, "model");
 }
 
+constexpr int most_ranks = 1024;  // threads
+
 int least_ranks(const LayoutRequest& request) {
   const MeshRequest& mesh = request.mesh;
-  const int model = mesh.pp * mesh.cp * mesh.tp;
-  if (mesh.dp) return model * *mesh.dp;
-  const int experts = mesh.ep * mesh.etp;
-  const int dp = std::max(request.zero > 0 ? 2 : 1, (experts + mesh.cp * mesh.tp - 1) / (mesh.cp * mesh.tp));
-  return std::max(model * dp, model == 1 ? 2 : 1);
+  const double model = 1.0 * mesh.pp * mesh.cp * mesh.tp;
+  const double experts = std::ceil(1.0 * mesh.ep * mesh.etp / mesh.cp / mesh.tp);
+  const double dp = mesh.dp ? *mesh.dp : std::max(request.zero > 0 ? 2.0 : 1.0, experts);
+  const double ranks = mesh.dp ? model * dp : std::max(model * dp, model == 1 ? 2.0 : 1.0);
+  if (ranks > most_ranks)
+    fail_usage("the axes of parallel need {:.0f} ranks; verify runs up to {}", ranks, most_ranks);
+  return static_cast<int>(ranks);
 }
 
 verify::VerifyOptions options_of(const Arguments& arguments) {
@@ -95,7 +101,8 @@ int check_all(const Config& config, const ReleaseConfig& release, const BatchSha
 }
 
 int verify_config(const Arguments& arguments) {
-  const Config config = load_config(arguments.config, arguments.overrides);
+  Config config = load_config(arguments.config, arguments.overrides);
+  take_origin(config);
   const ReleaseConfig release = release_of(config);
   const BatchShape batch{config.train.global_batch, config.train.micro_batch, config.data.seq_len};
   const int ranks = arguments.ranks > 0 ? arguments.ranks : least_ranks(config.parallel.layout);
@@ -116,7 +123,7 @@ void add_verify_verb(CLI::App& app, Action& chosen) {
   verb->add_option("overrides", arguments->overrides, "Config keys to change: parallel.tp=2");
   verb->add_option("--ranks", arguments->ranks,
                    "Ranks of the layout, as threads; by default the fewest that its axes need")
-      ->check(CLI::Range(1, 1024));
+      ->check(CLI::Range(1, most_ranks));
   verb->add_flag("--all", arguments->all, "Try every valid layout of that many ranks instead, --fast");
   verb->add_flag("--fast", arguments->fast,
                  "Compare steps alone: leave out data, import, save, resume, validation and MPI");

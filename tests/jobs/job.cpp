@@ -32,7 +32,7 @@ constexpr const char* config_text =
     "data: {train: [{path: train.h5}], seq_len: 16, document_mask: true}\n"
     "train: {steps: 6, global_batch: 8, micro_batch: 2, threads: 1}\n"
     "optimizer: {lr: 1e-2}\n"
-    "schedule: {name: constant, warmup: 2}\n"
+    "schedule: {name: constant, warmup: 1}\n"
     "parallel: {reduce_groups: 4}\n"
     "checkpoint: {every: 3, keep: 1}\n"
     "log: {every: 100000}\n";

@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <fmt/format.h>
+
+#include <cmath>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/safetensors.h"
+#include "core/base/io.h"
 #include "data/dataset.h"
 #include "tests/data/compressed.h"
 #include "tests/jobs/job.h"
@@ -211,6 +214,104 @@ TEST_F(Verbs, EvalLooksAtItsFilesFirst) {
     EXPECT_EQ(count(runs.output, "evaluating"), 0) << runs.output;
   }
   expect_mistake({"data", "bigram", "train.h5", "other.h5"}, 1, {"train.h5", "other.h5", "tokenizers"});
+}
+
+// What follows "loss: " in the output of eval.
+double loss_in(const std::string& output) {
+  const std::size_t at = output.find("loss: ");
+  return at == std::string::npos ? -1 : std::stod(output.substr(at + 6));
+}
+
+TEST_F(Verbs, EvalOfACheckpointIsTheRunsOwnValidation) {
+  write_counting_file(runs / "valid.h5", 90, 60);
+  for (const char* precision : {"fp32", "bf16"}) {
+    const std::string name = precision;
+    ASSERT_EQ(runs.run(name, 1,
+                       {"data.valid=[{path: " + (runs / "valid.h5").string() + "}]", "log.eval_every=6",
+                        std::string("train.precision=") + precision}),
+              0)
+        << runs.output;
+    double own = 0;
+    std::ifstream lines(runs / (name + "_log/metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);)
+      if (const auto json = nlohmann::json::parse(line); json.contains("valid_loss"))
+        own = json.at("valid_loss").get<double>();
+    ASSERT_GT(own, 0);
+    ASSERT_EQ(runs.verb({"eval", name, "--data", "valid.h5"}), 0) << runs.output;
+    EXPECT_NEAR(loss_in(runs.output), own, 0.6e-5)
+        << precision << ": " << runs.output;  // five digits are printed
+    EXPECT_NE(runs.output.find("windows of 16 tokens, documents masked"), std::string::npos) << runs.output;
+    // Options win.
+    for (const Words& other : {Words{"--seq-len", "32"}, Words{"--no-document-mask"}}) {
+      Words words{"eval", name, "--data", "valid.h5"};
+      words.insert(words.end(), other.begin(), other.end());
+      ASSERT_EQ(runs.verb(words), 0) << runs.output;
+      EXPECT_GT(std::abs(loss_in(runs.output) - own), 1e-4) << other[0] << ": " << runs.output;
+    }
+  }
+}
+
+// A model that is trained on keeps what makes it usable; a config need not repeat what it is.
+TEST_F(Verbs, AFineTuneKeepsWhatItBeganFrom) {
+  std::ofstream text(runs / "corpus.txt");
+  for (int i = 0; i < 3000; ++i) text << "line " << i * i << " of a small corpus\n";
+  text.close();
+  ASSERT_EQ(runs.verb({"tokenizer", "train", "--vocab-size", "300", "--out", "tok.json", "corpus.txt"}), 0);
+  ASSERT_EQ(runs.verb({"data", "prepare", "--tokenizer", "tok.json", "--out", "t.h5", "corpus.txt"}), 0);
+  ASSERT_EQ(runs.run("c", 1, {"data.train=[{path: " + (runs / "t.h5").string() + "}]", "train.steps=3"}), 0)
+      << runs.output;
+  ASSERT_EQ(runs.verb({"publish", "c", "release"}), 0) << runs.output;
+  const std::map<std::string, std::string> kept{
+      {"tokenizer_config.json", "{\"chat_template\": \"{{ 1 }}\", \"eos_token\": \"<|end_of_text|>\"}"},
+      {"special_tokens_map.json", "{\"eos_token\": \"<|end_of_text|>\"}"},
+      {"chat_template.jinja", "{{ messages }}"},
+      {"generation_config.json", "{\"temperature\": 0.25}"},
+      {"LICENSE", "Do as you please."}};
+  for (const auto& [name, content] : kept) std::ofstream(runs / "release" / name) << content;
+  auto config = nlohmann::ordered_json::parse(io::read_text(runs / "release/config.json"));
+  config["of_somebody_else"] = 5;
+  std::ofstream(runs / "release/config.json") << config.dump();
+  ASSERT_EQ(runs.verb({"import", "release", "imported"}), 0) << runs.output;
+  for (const char* from : {"release", "imported"}) {
+    std::ofstream(runs / "tune.yaml")
+        << "init: {from: " << from << "}\ndata: {train: [{path: t.h5}], seq_len: 16}\n"
+        << "train: {steps: 2, global_batch: 2, micro_batch: 2, threads: 1}\n"
+        << "checkpoint: {dir: tuned_" << from << "}\n";
+    ASSERT_EQ(runs.verb({"train", "tune.yaml"}), 0) << runs.output;
+    // It goes on without what it began from.
+    std::filesystem::rename(runs / from, runs / "gone");
+    ASSERT_EQ(runs.verb({"train", "tune.yaml", "train.steps=3"}), 0) << runs.output;
+    EXPECT_NE(runs.output.find("resumed from step 2"), std::string::npos) << runs.output;
+    std::filesystem::rename(runs / "gone", runs / from);
+    const std::string published = std::string("published_") + from;
+    ASSERT_EQ(runs.verb({"publish", std::string("tuned_") + from, published}), 0) << runs.output;
+    for (const auto& [name, content] : kept)
+      EXPECT_EQ(io::read_text(runs / published / name), content) << name;
+    auto tuned = nlohmann::ordered_json::parse(io::read_text(runs / published / "config.json"));
+    EXPECT_EQ(tuned, config) << from;
+  }
+  expect_mistake({"train", "tune.yaml", "checkpoint.dir=d", "model={family: qwen3, num_hidden_layers: 3}"}, 2,
+                 {"model.num_hidden_layers is 3, but 2 in 'imported'"});
+  expect_mistake({"train", "tune.yaml", "checkpoint.dir=d", "model={rope_theta: 5e5}"}, 2,
+                 {"model.rope_parameters is ", "500000.0", "10000.0", "'imported'"});
+  expect_mistake({"train", "tune.yaml", "checkpoint.dir=d", "model={family: llama}"}, 2,
+                 {"model.family is llama, but 'imported' holds a qwen3 model"});
+  expect_mistake({"train", "tune.yaml", "checkpoint.dir=d", "model={hiden_size: 3}"}, 2,
+                 {"hiden_size", "hidden_size"});
+  expect_mistake({"train", "tune.yaml", "checkpoint.dir=d", "init.from=nowhere"}, 1,
+                 {"nowhere", "does not exist"});
+  EXPECT_EQ(runs.verb({"train", "tune.yaml", "checkpoint.dir=d", "model={num_hidden_layers: 2}"}), 0)
+      << runs.output;
+}
+
+// What a config says is known to be wrong before the model is there.
+TEST_F(Verbs, WhatWouldFailLateFailsEarly) {
+  std::ofstream(runs / "file") << "not a folder";
+  expect_mistake({"train", "run.yaml", "log.dir=file/logs"}, 2, {"log.dir 'file/logs' cannot be written to"});
+  expect_mistake({"train", "run.yaml", "checkpoint.dir=file/c"}, 1, {"file/c"});
+  write_counting_file(runs / "short.h5", 2, 60);
+  expect_mistake({"train", "run.yaml", "data.valid=[{path: short.h5}]"}, 1,
+                 {"short.h5", "fewer than one window"});
 }
 
 TEST_F(Verbs, BenchPrintsJson) {

@@ -231,6 +231,32 @@ TEST(MemoryOfARank, CountsBoundedBuffersOfExperts) {
   EXPECT_EQ(estimate(4), estimate(5)) << "a factor of ep holds any rows";
 }
 
+// Stages that hold more layers, or the head, take more: each is told by itself, and the largest is the
+// estimate. A model large beside its activations, for which a rank receives nothing but hidden states.
+TEST(MemoryOfARank, IsThatOfTheLargestStage) {
+  Subject subject = subject_of("qwen3", false, 4, 2);
+  subject.spec.hidden_size = 192;
+  for (LayerSpec& layer : subject.spec.layers) std::get<FfnSpec>(layer[1].body).width = 640;
+  subject.batch = {4, 1, 8};
+  subject.reduce_groups = 1;
+  for (const bool large_head : {false, true})
+    for (const std::vector<std::int64_t>& layers : {std::vector<std::int64_t>{1, 3}, {3, 1}, {2, 2}}) {
+      subject.spec.vocab_size = large_head ? 8192 : 64;
+      ParallelLayout layout = mesh(2, 1, 1, 1);
+      layout.layers = layers;
+      const Record record = run(subject, layout);
+      const auto groups = plan_reduce_groups(4, 1, 1, 1, 0);
+      const auto stages = estimate_stages({subject.spec, subject.model, layout, subject.batch, groups});
+      ASSERT_EQ(stages.size(), 2U);
+      for (std::size_t stage = 0; stage < 2; ++stage)
+        EXPECT_NEAR(static_cast<double>(stages[stage]) / static_cast<double>(record.peak_bytes[stage]), 1,
+                    0.1)
+            << "stage " << stage << " of layers " << layers[0] << ", " << layers[1];
+      EXPECT_EQ(estimate_memory(subject.spec, subject.model, layout, subject.batch, groups),
+                std::max(stages[0], stages[1]));
+    }
+}
+
 // A model large beside its activations; four ranks, a microbatch each.
 TEST(MemoryOfARank, FallsWithZeroAsTheClosedFormSays) {
   Subject subject = subject_of("qwen3", false, 4, 2);
