@@ -162,6 +162,10 @@ Config read_tree(const Node& root, bool fits) {
                                                  did_you_mean(entry.key, names), all));
     }
   }
+  const Node* init = root.find("init");
+  const Node* from = init != nullptr && init->kind == Kind::map ? init->find("from") : nullptr;
+  if (root.find("model") == nullptr && (from == nullptr || from->kind == Kind::null))
+    yaml::fail_at(root.place, "the section model is missing; or name a model to begin from in init.from");
   Config config;
   note_places(root, "", config);
   for (const Section& section : fields::sections()) {
@@ -171,11 +175,7 @@ Config read_tree(const Node& root, bool fits) {
       yaml::fail_at(root.place, fmt::format("the section {} is missing", section.name));
     }
   }
-  if (const Node* model = root.find("model")) {
-    check_model(*model, config);
-  } else if (!config.init.from) {
-    yaml::fail_at(root.place, "the section model is missing; or name a model to begin from in init.from");
-  }
+  if (const Node* model = root.find("model")) check_model(*model, config);
   if (fits) check(config);
   return config;
 }

@@ -174,7 +174,9 @@ TEST_F(Resuming, BeginsFromTheSameComputationOnly) {
                                 "model.max_window_layers=0"}),
               "use_sliding_window");
   // What is not used makes no difference.
-  train("same", 1, {from, "model.sliding_window=77", "model.initializer_range=0.5", "train.steps=1"});
+  train(
+      "same", 1,
+      {from, "model.sliding_window=77", "model.initializer_range=0.5", "train.steps=1", "schedule.warmup=1"});
 }
 
 TEST_F(Resuming, ChoiceBiasesAreCarriedOrSaid) {
@@ -210,7 +212,8 @@ TEST_F(Resuming, ChoiceBiasesAreCarriedOrSaid) {
 TEST_F(Resuming, ANewerDamagedCheckpointIsNamedOnceByInitFrom) {
   train("source", 1);
   fs::resize_file(folder / "source/step-00000006/shard-00000-of-00001.h5", 100);
-  const std::string log = log_of("next", 2, {"init.from=" + (folder / "source").string(), "train.steps=1"});
+  const std::string log =
+      log_of("next", 2, {"init.from=" + (folder / "source").string(), "train.steps=1", "schedule.warmup=1"});
   EXPECT_SAYS(log, "step-00000006' is passed over");
   EXPECT_EQ(log.find("passed over"), log.rfind("passed over")) << log;
 }
