@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cassert>
 #include <cstring>
 
 #include "checkpoint/safetensors_header.h"
 #include "core/base/error.h"
 #include "core/base/io.h"
+#include "core/base/new_file.h"
 
 namespace tessera {
 
@@ -112,41 +114,32 @@ void SafetensorsFile::read_floats(const SafetensorsTensor& tensor, std::int64_t 
 }
 
 struct SafetensorsWriter::State {
-  fs::path path, temporary;
-  io::File file;
+  io::NewFile out;
   std::uint64_t buffer = 0;
   std::vector<SafetensorsTensor> tensors;
   std::map<std::string_view, const SafetensorsTensor*> by_name;
   std::uint64_t written = 0;
-  bool finished = false;
 
   const SafetensorsTensor& at(std::string_view name) const {
     const auto found = by_name.find(name);
-    if (found == by_name.end()) fail("{}: no tensor '{}' was planned", path.string(), name);
+    if (found == by_name.end()) fail("{}: no tensor '{}' was planned", out.path().string(), name);
     return *found->second;
   }
 };
 
-SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<SafetensorsTensor> tensors) {
-  const std::string header = make_safetensors_header(tensors, path.string());
-  fs::path temporary = path;
-  temporary += ".tmp";
-  state_ = std::make_unique<State>(
-      State{path, temporary, io::File::create(temporary), header.size(), std::move(tensors), {}, 0, false});
+SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<SafetensorsTensor> tensors,
+                                     const std::string& writer)
+    : SafetensorsWriter(io::NewFile(path), std::move(tensors), writer) {}
+
+SafetensorsWriter::SafetensorsWriter(io::NewFile out, std::vector<SafetensorsTensor> tensors,
+                                     const std::string& writer) {
+  const std::string header = make_safetensors_header(tensors, out.path().string(), writer);
+  state_ = std::make_unique<State>(State{std::move(out), header.size(), std::move(tensors), {}, 0});
   for (const SafetensorsTensor& tensor : state_->tensors) state_->by_name[tensor.name] = &tensor;
-  try {
-    state_->file.write_at(0, std::as_bytes(std::span(header)));
-  } catch (...) {
-    std::error_code ignored;
-    fs::remove(temporary, ignored);
-    throw;
-  }
+  state_->out.file().write(header);
 }
 
-SafetensorsWriter::~SafetensorsWriter() {
-  std::error_code ignored;
-  if (!state_->finished) fs::remove(state_->temporary, ignored);
-}
+SafetensorsWriter::~SafetensorsWriter() = default;
 
 const std::vector<SafetensorsTensor>& SafetensorsWriter::tensors() const {
   return state_->tensors;
@@ -155,8 +148,13 @@ const std::vector<SafetensorsTensor>& SafetensorsWriter::tensors() const {
 void SafetensorsWriter::write(std::string_view name, std::uint64_t offset, std::span<const std::byte> bytes) {
   const SafetensorsTensor& tensor = state_->at(name);
   if (offset + bytes.size() > tensor.end - tensor.begin)
-    fail("{}: tensor '{}' written past its end", state_->path.string(), name);
-  state_->file.write_at(state_->buffer + tensor.begin + offset, bytes);
+    fail("{}: tensor '{}' written past its end", state_->out.path().string(), name);
+  if (state_->out.is_stream()) {
+    assert(tensor.begin + offset == state_->written);  // what is written to a stream comes in file order
+    state_->out.file().write(bytes);
+  } else {
+    state_->out.file().write_at(state_->buffer + tensor.begin + offset, bytes);
+  }
   state_->written += bytes.size();
 }
 
@@ -180,12 +178,8 @@ void SafetensorsWriter::write_floats(std::string_view name, std::int64_t first,
 void SafetensorsWriter::finish() {
   const std::uint64_t planned = state_->tensors.empty() ? 0 : state_->tensors.back().end;
   if (state_->written != planned)
-    fail("{}: {} of {} bytes of tensors were written", state_->path.string(), state_->written, planned);
-  state_->file.sync();
-  state_->file.close();
-  io::rename_file(state_->temporary, state_->path);
-  state_->finished = true;
-  io::sync_folder(state_->path.has_parent_path() ? state_->path.parent_path() : fs::path("."));
+    fail("{}: {} of {} bytes of tensors were written", state_->out.path().string(), state_->written, planned);
+  state_->out.finish();
 }
 
 void floats_from(DType dtype, std::span<const std::byte> bytes, std::span<float> floats) {

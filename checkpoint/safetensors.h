@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "core/base/dtype.h"
+#include "core/base/new_file.h"
 
 namespace tessera {
 
@@ -74,13 +75,17 @@ class SafetensorsRelease {
   std::map<std::string, Located, std::less<>> tensors_;
 };
 
-// Writes one file: its header at once, then tensors in any order. Nothing exists at `path` before finish();
-// an unfinished writer removes what it wrote.
+// Writes one file: its header at once, then tensors in any order, or in file order where the path is a
+// device, a pipe or standard output. Elsewhere nothing changes at `path` before finish().
 class SafetensorsWriter {
  public:
   // `tensors` need name, dtype and shape. Sorted as the format's own writers do: by descending alignment of
   // the dtype, then by name.
-  SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsTensor> tensors);
+  // `writer` is kept in the metadata ("written_by"), for those who must know their own files again; "" for
+  // none.
+  SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsTensor> tensors,
+                    const std::string& writer = "");
+  SafetensorsWriter(io::NewFile out, std::vector<SafetensorsTensor> tensors, const std::string& writer);
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;

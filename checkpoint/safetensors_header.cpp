@@ -206,7 +206,8 @@ SafetensorsHeader parse_safetensors_header(std::string_view json, std::uint64_t 
   return header;
 }
 
-std::string make_safetensors_header(std::vector<SafetensorsTensor>& tensors, const std::string& origin) {
+std::string make_safetensors_header(std::vector<SafetensorsTensor>& tensors, const std::string& origin,
+                                    const std::string& writer) {
   check_duplicates(tensors, origin);
   std::sort(tensors.begin(), tensors.end(), [](const SafetensorsTensor& a, const SafetensorsTensor& b) {
     if (bits(a.dtype) != bits(b.dtype)) return bits(a.dtype) > bits(b.dtype);
@@ -214,6 +215,7 @@ std::string make_safetensors_header(std::vector<SafetensorsTensor>& tensors, con
   });
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   header["__metadata__"] = {{"format", "pt"}};
+  if (!writer.empty()) header["__metadata__"]["written_by"] = writer;
   std::uint64_t at = 0;
   for (SafetensorsTensor& tensor : tensors) {
     tensor.begin = at;

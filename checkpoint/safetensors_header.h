@@ -24,6 +24,8 @@ SafetensorsHeader parse_safetensors_header(std::string_view json, std::uint64_t 
                                            const std::string& origin);
 
 // Sorts the tensors, sets their ranges and returns the length field, the header and its padding.
-std::string make_safetensors_header(std::vector<SafetensorsTensor>& tensors, const std::string& origin);
+// `writer` goes into the metadata as "written_by", unless empty.
+std::string make_safetensors_header(std::vector<SafetensorsTensor>& tensors, const std::string& origin,
+                                    const std::string& writer = "");
 
 }  // namespace tessera

@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/hash.h"
 #include "core/base/io.h"
+#include "core/base/new_file.h"
 
 namespace tessera {
 

@@ -26,12 +26,12 @@ struct TokenFileInfo {
   std::uint64_t text_bytes = 0;  // UTF-8 bytes of the text before tokenization
 };
 
-// Writes a token file as documents arrive. Belongs to one thread. Nothing is left behind unless finish()
-// returned.
+// Writes a token file as documents arrive. Belongs to one thread. Nothing is left behind, and what stood at
+// the path still does, unless finish() returned.
 class TokenFileWriter {
  public:
   // `tokenizer_json` may be empty. Tokens are stored as u16 where the vocabulary allows.
-  TokenFileWriter(std::filesystem::path path, std::int64_t vocab_size,
+  TokenFileWriter(const std::filesystem::path& path, std::int64_t vocab_size,
                   std::optional<std::int32_t> end_of_text, std::string tokenizer_json);
   ~TokenFileWriter();
   TokenFileWriter(const TokenFileWriter&) = delete;
@@ -45,6 +45,10 @@ class TokenFileWriter {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Whether the file begins as finish() wrote it: its user block, hash and all. Throws Error if it cannot be
+// read.
+bool is_token_file(const std::filesystem::path& path);
 
 // An open token file. Members are const and may be called from any thread.
 //

@@ -7,6 +7,7 @@
 #include "core/base/hdf5_file.h"
 #include "core/base/io.h"
 #include "core/base/json.h"
+#include "core/base/new_file.h"
 #include "data/token_file.h"
 #include "data/token_file_format.h"
 
@@ -40,48 +41,38 @@ std::string header_of(std::span<const std::byte> file, const std::string& path) 
 
 using namespace token_file_format;
 
-// Tokens go to a side file while documents arrive, since HDF5 wants sizes first.
+// Tokens go to a side file, which is never finished, while documents arrive: HDF5 wants sizes first.
 struct TokenFileWriter::State {
-  State(std::filesystem::path where, std::uint64_t bytes_per_token, std::string tokenizer)
-      : path(std::move(where)),
-        side(path.string() + ".tokens.tmp"),
-        temporary(path.string() + ".tmp"),
-        tokenizer_json(std::move(tokenizer)),
-        element(bytes_per_token),
-        tokens(io::File::create(side)) {}
+  State(const std::filesystem::path& path, std::uint64_t bytes_per_token, std::string tokenizer)
+      : out(path), side(path), tokenizer_json(std::move(tokenizer)), element(bytes_per_token) {
+    if (out.is_stream())
+      fail_usage("'{}' is a device, a pipe or open already: a token file is not written from front to back",
+                 path.string());
+  }
 
-  std::filesystem::path path, side, temporary;
+  io::NewFile out, side;
   std::string tokenizer_json;
   TokenFileInfo info;
   std::uint64_t element;
-  io::File tokens;
   std::vector<std::int64_t> documents{0};
   std::vector<std::byte> buffer;
-  bool finished = false;
 
   void flush() {
-    tokens.write(std::span<const std::byte>(buffer));
+    side.file().write(std::span<const std::byte>(buffer));
     buffer.clear();
-  }
-  void clear() noexcept {
-    std::error_code ignored;
-    std::filesystem::remove(side, ignored);
-    std::filesystem::remove(temporary, ignored);
   }
 };
 
-TokenFileWriter::TokenFileWriter(std::filesystem::path path, std::int64_t vocab_size,
+TokenFileWriter::TokenFileWriter(const std::filesystem::path& path, std::int64_t vocab_size,
                                  std::optional<std::int32_t> end_of_text, std::string tokenizer_json) {
-  state_ = std::make_unique<State>(std::move(path), vocab_size <= 65536 ? 2 : 4, std::move(tokenizer_json));
+  state_ = std::make_unique<State>(path, vocab_size <= 65536 ? 2 : 4, std::move(tokenizer_json));
   state_->info.vocab_size = vocab_size;
   state_->info.end_of_text = end_of_text;
   if (!state_->tokenizer_json.empty())
     state_->info.tokenizer_sha256 = sha256_hex(bytes_of(state_->tokenizer_json));
 }
 
-TokenFileWriter::~TokenFileWriter() {
-  if (!state_->finished) state_->clear();
-}
+TokenFileWriter::~TokenFileWriter() = default;
 
 void TokenFileWriter::add(std::span<const std::uint32_t> tokens, std::uint64_t text_bytes) {
   State& s = *state_;
@@ -97,17 +88,24 @@ void TokenFileWriter::add(std::span<const std::uint32_t> tokens, std::uint64_t t
   s.documents.push_back(s.info.tokens);
 }
 
+bool is_token_file(const std::filesystem::path& path) {
+  const io::File file = io::File::open_read(path);
+  std::vector<std::byte> block(std::min(file.size(), user_block));
+  file.read_at(0, block);
+  return !header_of(block, path.string()).empty();
+}
+
 TokenFileInfo TokenFileWriter::finish() {
   State& s = *state_;
   s.flush();
-  if (s.info.tokens == 0) fail("'{}' would hold no token: the input has no text", s.path.string());
+  if (s.info.tokens == 0) fail("'{}' would hold no token: the input has no text", s.out.path().string());
   const std::uint64_t counts[] = {static_cast<std::uint64_t>(s.info.tokens), s.documents.size(),
                                   s.tokenizer_json.size()};
   const Hdf5Dataset datasets[] = {{"tokens", s.element == 2 ? DType::u16 : DType::u32, {counts[0]}},
                                   {"doc_offsets", DType::i64, {counts[1]}},
                                   {"tokenizer", DType::u8, {std::max<std::uint64_t>(1, counts[2])}}};
-  const std::vector<std::uint64_t> offsets = create_hdf5_file(s.temporary, datasets, user_block);
-  io::File out = io::File::open_update(s.temporary);
+  const std::vector<std::uint64_t> offsets = create_hdf5_file(s.out.temporary_path(), datasets, user_block);
+  io::File& out = s.out.file();
   Json header = {{"version", format_version},
                  {"vocab_size", s.info.vocab_size},
                  {"text_bytes", s.info.text_bytes},
@@ -127,7 +125,7 @@ TokenFileInfo TokenFileWriter::finish() {
     header[datasets[index].name] = {
         {"offset", offsets[index]}, {"count", counts[index]}, {"element", element}, {"xxh3", hashes}};
   };
-  put(0, [&](std::uint64_t at, std::span<std::byte> to) { s.tokens.read_at(at, to); });
+  put(0, [&](std::uint64_t at, std::span<std::byte> to) { s.side.file().read_at(at, to); });
   put(1, [&](std::uint64_t at, std::span<std::byte> to) {
     std::memcpy(to.data(), reinterpret_cast<const std::byte*>(s.documents.data()) + at, to.size());
   });
@@ -135,13 +133,8 @@ TokenFileInfo TokenFileWriter::finish() {
     std::memcpy(to.data(), s.tokenizer_json.data() + at, to.size());
   });
   header["file_bytes"] = out.size();
-  out.write_at(0, bytes_of(user_block_of(header.dump(), s.path.string())));
-  out.sync();
-  out.close();
-  io::rename_file(s.temporary, s.path);
-  io::sync_folder(s.path.has_parent_path() ? s.path.parent_path() : ".");
-  s.finished = true;
-  s.clear();
+  out.write_at(0, bytes_of(user_block_of(header.dump(), s.out.path().string())));
+  s.out.finish();
   return s.info;
 }
 

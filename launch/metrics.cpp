@@ -10,6 +10,7 @@
 #include "core/base/io.h"
 #include "core/base/json.h"
 #include "core/base/log.h"
+#include "core/base/new_file.h"
 #include "core/base/progress.h"
 #include "launch/events.h"
 #include "launch/version.h"

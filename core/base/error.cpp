@@ -5,6 +5,39 @@
 #include <vector>
 
 namespace tessera {
+namespace {
+
+constexpr std::size_t longest_word = 512;  // bytes, of which a longer one shows its beginning and end
+constexpr std::size_t shown_before = 120, shown_after = 40;
+
+bool continues_character(char c) {
+  return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U;
+}
+
+void append_abridged(std::string& line, std::string_view word) {
+  if (word.size() <= longest_word) {
+    line += word;
+    return;
+  }
+  std::size_t head = shown_before, tail = word.size() - shown_after;
+  while (head > 0 && continues_character(word[head])) --head;
+  while (tail < word.size() && continues_character(word[tail])) ++tail;
+  line += fmt::format("{}…({} bytes)…{}", word.substr(0, head), word.size(), word.substr(tail));
+}
+
+// Nobody reads a number of a million digits, and it would hide what is said of it.
+std::string abridge_words(std::string_view text) {
+  std::string line;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find(' '), text.size());
+    append_abridged(line, text.substr(0, end));
+    if (end < text.size()) line += ' ';
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return line;
+}
+
+}  // namespace
 
 std::string one_line(std::string_view text) {
   std::string line;
@@ -19,7 +52,7 @@ std::string one_line(std::string_view text) {
     else
       line += c;
   }
-  return line;
+  return abridge_words(line);
 }
 
 std::string errno_text(int error_number) {

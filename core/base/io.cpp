@@ -18,6 +18,7 @@
 
 #include "core/base/activity.h"
 #include "core/base/error.h"
+#include "core/base/standard_output.h"
 
 namespace tessera::io {
 namespace {
@@ -33,7 +34,7 @@ constexpr std::size_t piece_bytes = std::size_t{4} << 20;
   const std::string message =
       fmt::format("cannot {} '{}': {}", verb, path.string(), errno_text(error_number));
   if (error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG) throw DiskFull(message);
-  throw Error(message);
+  throw Error(message, error_number == EPIPE ? standard_output::reader_gone : ExitCode::failure);
 }
 
 constexpr int short_count = -1;  // in place of an errno
@@ -242,20 +243,8 @@ std::string read_text(const fs::path& path, std::uint64_t limit) {
   return text;
 }
 
-void write_atomically(const fs::path& path, std::string_view text) {
-  fs::path temporary = path;
-  temporary += ".tmp";
-  try {
-    File file = File::create(temporary);
-    file.write(text);
-    file.sync();
-    file.close();
-    rename_file(temporary, path);
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
-  }
-  sync_folder(path.has_parent_path() ? path.parent_path() : fs::path("."));
+int injected_fault(const char* operation, const fs::path& path) {
+  return std::max(0, injected(operation, path));
 }
 
 void rename_file(const fs::path& from, const fs::path& to) {

@@ -36,6 +36,8 @@ class File {
   static File open_update(const fs::path& path);     // existing file, for reading and writing
   static File open_or_create(const fs::path& path);  // for both; what is there stays; a link is refused
   static File open_append(const fs::path& path);     // creates if absent
+  // Takes an open descriptor; `path` is what messages and injected faults call it.
+  static File adopt(const fs::path& path, int descriptor) { return {path, descriptor}; }
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   ~File();
@@ -62,13 +64,13 @@ class File {
 // Whole file as a string; refuses one larger than `limit` bytes.
 std::string read_text(const fs::path& path, std::uint64_t limit = std::uint64_t{1} << 30);
 
-// Writes under a temporary name in the same folder, fsyncs, renames, fsyncs the folder: afterwards the path
-// holds either its old content or all of the new.
-void write_atomically(const fs::path& path, std::string_view text);
-
 void rename_file(const fs::path& from, const fs::path& to);
 void remove_file(const fs::path& path);  // a file or an empty folder; absent is fine
 void remove_tree(const fs::path& path);  // recursively; absent is fine
 void sync_folder(const fs::path& path);
+
+// The errno that an injected fault wants this call of `operation` on `path` to fail with, or 0. For those who
+// open files elsewhere.
+int injected_fault(const char* operation, const fs::path& path);
 
 }  // namespace tessera::io

@@ -9,6 +9,7 @@
 #include "core/base/io.h"
 #include "core/base/json.h"
 #include "core/base/log.h"
+#include "core/base/new_file.h"
 #include "core/base/progress.h"
 #include "core/base/thread_pool.h"
 #include "data/documents.h"

@@ -11,6 +11,7 @@
 #include "core/base/hash.h"
 #include "core/base/io.h"
 #include "core/base/json.h"
+#include "core/base/new_file.h"
 #include "core/base/philox.h"
 #include "core/base/thread_pool.h"
 

@@ -12,6 +12,7 @@
 #include "checkpoint/safetensors.h"
 #include "core/base/error.h"
 #include "core/base/io.h"
+#include "core/base/new_file.h"
 #include "core/base/philox.h"
 #include "core/tensor/device.h"
 

@@ -1,30 +1,13 @@
-// A folder that goes with its scope, and a small token file in it.
+// A small token file in a folder that goes with its scope.
 #pragma once
-
-#include <unistd.h>
 
 #include <filesystem>
 #include <string>
 
 #include "data/token_file.h"
+#include "tests/temporary_folder.h"
 
 namespace tessera {
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "tessera_XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 // `documents` documents of 1 to 13 tokens each: token t of the file is t mod vocab_size.
 inline TokenFileInfo write_counting_file(const std::filesystem::path& path, int documents,

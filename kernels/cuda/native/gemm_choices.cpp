@@ -11,6 +11,7 @@
 #include "core/base/error.h"
 #include "core/base/json.h"
 #include "core/base/log.h"
+#include "core/base/new_file.h"
 
 namespace tessera::cuda {
 namespace {
