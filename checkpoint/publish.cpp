@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "checkpoint/release_files.h"
+#include "checkpoint/release_folder.h"
 #include "checkpoint/safetensors.h"
 #include "core/base/error.h"
 #include "core/base/hash.h"
@@ -23,31 +24,6 @@ namespace {
 constexpr std::int64_t block_elements = std::int64_t{1} << 22;
 constexpr std::int64_t compared_sequences = 2;
 constexpr std::int64_t compared_length = 64;
-
-// The folder under construction; gone unless kept.
-class Scratch {
- public:
-  explicit Scratch(fs::path path) : path_(std::move(path)) {
-    io::remove_tree(path_);
-    fs::create_directories(path_);
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    if (!path_.empty()) fs::remove_all(path_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  const fs::path& path() const { return path_; }
-  void keep_as(const fs::path& to) {
-    io::sync_folder(path_);
-    io::rename_file(path_, to);
-    path_.clear();
-    io::sync_folder(to.parent_path().empty() ? fs::path(".") : to.parent_path());
-  }
-
- private:
-  fs::path path_;
-};
 
 void write_text(const fs::path& path, const std::string& text) {
   io::File file = io::File::create(path);
@@ -100,7 +76,8 @@ void write_sums(const fs::path& dir) {
   for (const auto& entry : fs::directory_iterator(dir)) names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   std::string text;
-  for (const std::string& name : names) text += sha256_hex_of_file(dir / name) + "  " + name + "\n";
+  for (const std::string& name : names)
+    if (name != ReleaseFolder::marker) text += sha256_hex_of_file(dir / name) + "  " + name + "\n";
   write_text(dir / "SHA256SUMS", text);
 }
 
@@ -152,7 +129,7 @@ void compare(const ModelSource& source, const ModelSource& released, DType dtype
       fail("the written files hold other values for '{}'", name);
   if (!std::all_of(ours.logits.begin(), ours.logits.end(), [](float x) { return std::isfinite(x); }))
     fail("the logits in {} are not finite{}", torch_name(dtype),
-         dtype == DType::f16 ? "; choose bf16 or f32" : "");
+         dtype == DType::f16 ? "; choose bf16 or fp32" : "");
   if (ours.logits.size() != theirs.logits.size() ||
       std::memcmp(ours.logits.data(), theirs.logits.data(), ours.logits.size() * sizeof(float)) != 0)
     fail("the written files give other logits than the checkpoint");
@@ -161,19 +138,14 @@ void compare(const ModelSource& source, const ModelSource& released, DType dtype
 }  // namespace
 
 Published publish(const ModelSource& source, const PublishOptions& options, Device& device) {
-  const fs::path to = options.to.has_filename() ? options.to : options.to.parent_path();
-  if (to.empty()) fail_usage("the name of the directory to publish to is empty");
-  if (fs::exists(to) && (!fs::is_directory(to) || !fs::is_empty(to)))
-    fail("'{}' already holds something; choose a new directory", to.string());
+  check_destination(options);
   source.require_nothing_beyond();
   Published result;
   result.dtype = options.dtype.value_or(source.description().dtype);
   result.parameters = parameter_count(source.spec());
   result.has_tokenizer = source.description().files.contains("tokenizer.json");
 
-  fs::path temporary = to;
-  temporary += ".tmp";
-  Scratch scratch(temporary);
+  ReleaseFolder scratch(options.to);
   std::map<std::string, LogicalTensor> logical;
   const auto shards = plan(source, result.dtype, options.max_shard_bytes, logical);
   result.shards = static_cast<int>(shards.size());
@@ -187,7 +159,7 @@ Published publish(const ModelSource& source, const PublishOptions& options, Devi
   } catch (const Error& e) {
     fail("publishing '{}' was refused and nothing is left: {}", source.origin(), e.what());
   }
-  scratch.keep_as(to);
+  scratch.put_in_place();
   return result;
 }
 

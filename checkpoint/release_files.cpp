@@ -61,7 +61,7 @@ std::string front_matter(const std::string& card, const std::string& key) {
   const std::size_t at = card.find("\n" + key + ": ");
   if (end == std::string::npos || at == std::string::npos || at > end) return "";
   const std::size_t begin = at + key.size() + 3;
-  return card.substr(begin, card.find('\n', begin) - begin);
+  return card.substr(begin, card.find_first_of("\r\n", begin) - begin);
 }
 
 // Table rows of what layers have for FFNs, each kind once.
