@@ -7,22 +7,27 @@
 #include "core/base/progress.h"
 #include "launch/estimate.h"
 #include "launch/host_memory.h"
+#include "launch/options.h"
 
 namespace tessera {
 
 void add_device_option(CLI::App& verb, DeviceKind& device) {
-  const std::map<std::string, DeviceKind> kinds{{"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}};
-  verb.add_option("--device", device, "Where to compute: cpu, or cuda, the first GPU that this process sees")
-      ->transform(CLI::CheckedTransformer(kinds).description("cpu|cuda"))
+  verb.add_option_function<std::string>(
+          "--device",
+          [&device](const std::string& word) {
+            device = word == "cuda" ? DeviceKind::cuda : DeviceKind::cpu;
+          },
+          "Where to compute: cpu, or cuda, the first GPU that this process sees")
+      ->check(one_of({"cpu", "cuda"}))
       ->default_str("cpu");
 }
 
 void add_inference_options(CLI::App& verb, InferenceOptions& options) {
   verb.add_option("--precision", options.precision, "Compute in fp32 or bf16")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->check(one_of({"fp32", "bf16"}))
       ->capture_default_str();
   verb.add_option("--threads", options.threads, "Threads; all cores if not given")
-      ->check(CLI::Range(1, 4096));
+      ->check(whole_number(1, 4096));
   add_device_option(verb, options.device);
 }
 

@@ -1,10 +1,13 @@
 #include "launch/metrics.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <cmath>
-#include <cstdio>
+#include <csignal>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/io.h"
@@ -12,6 +15,7 @@
 #include "core/base/log.h"
 #include "core/base/new_file.h"
 #include "core/base/progress.h"
+#include "core/base/standard_output.h"
 #include "launch/events.h"
 #include "launch/version.h"
 
@@ -45,6 +49,22 @@ struct Metrics::Files {
 };
 
 namespace {
+
+// A line on standard output, at once. What cannot be printed does not end a run: main() tells of it at the
+// end. Where the reader of a pipe has gone, nobody looks any more: the run is asked to save and stop.
+void print_line(const std::string& line) {
+  static bool told = false;
+  try {
+    standard_output::write(line + "\n");
+    standard_output::flush();
+  } catch (const Error& e) {
+    if (std::exchange(told, true)) return;
+    log::warn(
+        "{}; {}", e.what(),
+        e.code() == standard_output::reader_gone ? "asking the run to save and stop" : "training goes on");
+    if (e.code() == standard_output::reader_gone) ::kill(::getpid(), SIGUSR1);
+  }
+}
 
 // The lines of an earlier start that a run going on from `first_step` keeps: whole ones, of earlier steps.
 std::string kept_lines(const std::string& text, std::int64_t first_step) {
@@ -163,9 +183,8 @@ void Metrics::validation(const ValidationMetrics& m) {
   files_->line(Json{
       {"step", m.step}, {"valid_loss", number(m.loss)}, {"valid_tokens", m.tokens}, {"valid_s", m.seconds}});
   files_->scalars(m.step, {{"valid/loss", m.loss}});
-  fmt::print("validation after step {}  loss {:.4f}  perplexity {:.2f}  {} tokens  {:.1f} s\n", m.step,
-             m.loss, std::exp(m.loss), m.tokens, m.seconds);
-  std::fflush(stdout);
+  print_line(fmt::format("validation after step {}  loss {:.4f}  perplexity {:.2f}  {} tokens  {:.1f} s",
+                         m.step, m.loss, std::exp(m.loss), m.tokens, m.seconds));
 }
 
 std::string Metrics::progress_line(const StepMetrics& m, std::int64_t steps) {
@@ -180,8 +199,7 @@ std::string Metrics::progress_line(const StepMetrics& m, std::int64_t steps) {
 }
 
 void Metrics::print_progress(const StepMetrics& metrics, std::int64_t steps) {
-  fmt::print("{}\n", progress_line(metrics, steps));
-  std::fflush(stdout);
+  print_line(progress_line(metrics, steps));
 }
 
 }  // namespace tessera

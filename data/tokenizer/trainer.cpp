@@ -129,14 +129,18 @@ std::vector<std::string> byte_tokens() {
   return tokens;
 }
 
-std::string file_text(const std::vector<std::string>& tokens, const Json& merges,
-                      const std::vector<std::string>& special_tokens) {
+Json vocabulary_of(const std::vector<std::string>& tokens) {
   Json vocabulary = Json::object();
   auto& entries = vocabulary.get_ref<Json::object_t&>();
   for (std::size_t id = 0; id < tokens.size(); ++id) entries.Container::emplace_back(tokens[id], id);
+  return vocabulary;
+}
+
+std::string file_text(const Json& vocabulary, const Json& merges,
+                      const std::vector<std::string>& special_tokens) {
   Json added = Json::array();
   for (std::size_t i = 0; i < special_tokens.size(); ++i)
-    added.push_back({{"id", tokens.size() + i},
+    added.push_back({{"id", vocabulary.size() + i},
                      {"content", special_tokens[i]},
                      {"single_word", false},
                      {"lstrip", false},
@@ -210,7 +214,34 @@ std::string train_bpe(const PieceCounter& counter, std::int64_t vocab_size,
     }
     if (progress) progress(1);
   }
-  return file_text(tokens, merges, special_tokens);
+  return file_text(vocabulary_of(tokens), merges, special_tokens);
+}
+
+std::string trained_tokenizer_config(const std::vector<std::string>& special_tokens) {
+  Json config{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
+  if (!special_tokens.empty()) config["eos_token"] = special_tokens[0];
+  return config.dump(2) + "\n";
+}
+
+bool is_trained_tokenizer(std::string_view text) {
+  const Json file = parse_json(text, "tokenizer.json");
+  if (!file.is_object() || !file.contains("model") || !file.contains("added_tokens")) return false;
+  const Json& model = file["model"];
+  if (!model.is_object() || !model.contains("vocab") || !model.contains("merges")) return false;
+  std::vector<std::string> special_tokens;
+  for (const Json& token : file["added_tokens"]) {
+    if (!token.is_object() || !token.contains("content") || !token["content"].is_string()) return false;
+    special_tokens.push_back(token["content"].get<std::string>());
+  }
+  return file_text(model["vocab"], model["merges"], special_tokens) == text;
+}
+
+bool is_trained_tokenizer_config(std::string_view text) {
+  const Json config = parse_json(text, "tokenizer_config.json");
+  std::vector<std::string> special_tokens;
+  if (config.is_object() && config.contains("eos_token") && config["eos_token"].is_string())
+    special_tokens.push_back(config["eos_token"].get<std::string>());
+  return trained_tokenizer_config(special_tokens) == text;
 }
 
 }  // namespace tessera

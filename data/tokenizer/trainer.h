@@ -33,4 +33,12 @@ std::string train_bpe(const PieceCounter& counter, std::int64_t vocab_size,
                       const std::vector<std::string>& special_tokens,
                       const std::function<void(std::int64_t)>& progress = {});
 
+// The text of the tokenizer_config.json beside it; the first special token ends documents.
+std::string trained_tokenizer_config(const std::vector<std::string>& special_tokens);
+
+// Whether a text is, byte for byte, what train_bpe() or trained_tokenizer_config() writes, for whatever
+// vocabulary and special tokens it has. Throws Error where it is no JSON.
+bool is_trained_tokenizer(std::string_view text);
+bool is_trained_tokenizer_config(std::string_view text);
+
 }  // namespace tessera

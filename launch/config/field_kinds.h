@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/base/error.h"
+#include "launch/advice.h"
 #include "launch/config/fields.h"
 
 namespace tessera::fields {
@@ -145,7 +146,7 @@ Field choice(const std::string& name, Member member, const std::vector<std::pair
             const std::string wanted = words.size() == 1 ? all : "one of " + all;
             yaml::fail_at(node.place,
                           fmt::format("{} must be {}, found {}{}", name, wanted, found(node),
-                                      node.kind == Kind::string ? did_you_mean(node.text, words) : ""));
+                                      node.kind == Kind::string ? advice_on(node.text, words) : ""));
           },
           [=](const Config& config) {
             for (const auto& [word, value] : values) {

@@ -13,6 +13,7 @@
 #include "launch/command_line.h"
 #include "launch/estimate.h"
 #include "launch/inference.h"
+#include "launch/options.h"
 #include "launch/process.h"
 
 namespace tessera {
@@ -70,7 +71,7 @@ void add_bench_tokenizer(CLI::App& bench, Action& chosen) {
   verb->add_option("text", arguments->text, "A text file, read into memory first")->required();
   verb->add_option("--threads", arguments->threads, "Threads")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1024));
+      ->check(whole_number(1, 1024));
   verb->footer("Example:\n  tessera bench tokenizer tokenizer.json corpus.txt");
   verb->callback([arguments, &chosen] { chosen = [arguments] { return bench_tokenizer(*arguments); }; });
 }
@@ -96,9 +97,9 @@ void add_bench_matmul(CLI::App& bench, Action& chosen) {
   auto arguments = std::make_shared<MatmulArguments>();
   verb->add_option("--hidden-size", arguments->size, "Hidden size")
       ->capture_default_str()
-      ->check(CLI::Range(16, 1 << 16));
+      ->check(whole_number(16, 1 << 16));
   verb->add_option("--threads", arguments->threads, "Threads; all cores if not given")
-      ->check(CLI::Range(1, 1024));
+      ->check(whole_number(1, 1024));
   verb->footer("Example:\n  tessera bench matmul --hidden-size 4096");
   verb->callback([arguments, &chosen] { chosen = [arguments] { return bench_matmul(*arguments); }; });
 }

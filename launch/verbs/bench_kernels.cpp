@@ -1,15 +1,17 @@
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/base/error.h"
 #include "core/base/io.h"
 #include "core/base/json.h"
+#include "core/base/standard_output.h"
 #include "core/tensor/kernel.h"
 #include "launch/bench/kernels.h"
 #include "launch/command_line.h"
 #include "launch/inference.h"
+#include "launch/options.h"
+#include "launch/output.h"
 
 namespace tessera {
 namespace {
@@ -19,6 +21,7 @@ struct Arguments {
   std::string sizes;  // "": full on a GPU
   std::string json;   // a file, or - for standard output; "": none
   std::vector<std::string> only;
+  bool force = false;
   double milliseconds = 20;
   int rounds = 5;
   int threads = 0;
@@ -50,20 +53,21 @@ class Table {
     const bool arithmetic = speed.flop > 0;
     if (arithmetic != arithmetic_) {
       arithmetic_ = arithmetic;
-      fmt::print("{}{:<22} {:<15} {:<52} {:>9} {:>10} {}\n", rows_ > 0 ? "\n" : "", "kernel", "candidate",
-                 "shape", arithmetic ? "GFLOP" : "MB", "us",
-                 arithmetic ? "  TFLOP/s" : fmt::format("{:>9} {:>8}", "GB/s", "of copy"));
+      standard_output::print("{}{:<22} {:<15} {:<52} {:>9} {:>10} {}\n", rows_ > 0 ? "\n" : "", "kernel",
+                             "candidate", "shape", arithmetic ? "GFLOP" : "MB", "us",
+                             arithmetic ? "  TFLOP/s" : fmt::format("{:>9} {:>8}", "GB/s", "of copy"));
     }
     ++rows_;
-    fmt::print("{:<22} {:<15} {:<52} {:>9.4g} {:>10.2f} ", speed.slot, speed.candidate, speed.shape,
-               arithmetic ? speed.flop / 1e9 : speed.bytes / 1e6, speed.seconds * 1e6);
+    standard_output::print("{:<22} {:<15} {:<52} {:>9.4g} {:>10.2f} ", speed.slot, speed.candidate,
+                           speed.shape, arithmetic ? speed.flop / 1e9 : speed.bytes / 1e6,
+                           speed.seconds * 1e6);
     if (arithmetic)
-      fmt::print("{:>9.4g}\n", speed.rate() / 1e12);
+      standard_output::print("{:>9.4g}\n", speed.rate() / 1e12);
     else
-      fmt::print(
+      standard_output::print(
           "{:>9.4g} {:>8}\n", speed.rate() / 1e9,
           speed.bytes < launch_bound_bytes ? "launch" : fmt::format("{:.0f} %", 100 * speed.share_of_copy()));
-    std::fflush(stdout);
+    standard_output::flush();
   }
 
  private:
@@ -81,16 +85,17 @@ std::set<std::string> known_slots(const std::vector<std::string>& names) {
 
 int bench_kernels(const Arguments& arguments) {
   const std::set<std::string> only = known_slots(arguments.only);
+  const bool lines_only = arguments.json == "-";
+  std::optional<io::File> file;
+  if (!arguments.json.empty() && !lines_only) {
+    const auto path = Outputs({}, arguments.force).settle("--json", arguments.json, timings_output());
+    if (std::filesystem::is_regular_file(path)) std::filesystem::resize_file(path, 0);
+    file = io::File::open_append(path);  // rows are there as they come, whatever ends this
+  }
   const auto device = make_inference_device(arguments.threads, arguments.device);
   const bool full =
       arguments.sizes.empty() ? arguments.device == DeviceKind::cuda : arguments.sizes == "full";
-  std::optional<io::File> file;
-  const bool lines_only = arguments.json == "-";
-  if (!arguments.json.empty() && !lines_only) {
-    std::filesystem::remove(arguments.json);
-    file = io::File::open_append(arguments.json);
-  }
-  if (!lines_only) fmt::print("{}, {} sizes\n", device->model(), full ? "full" : "small");
+  if (!lines_only) standard_output::print("{}, {} sizes\n", device->model(), full ? "full" : "small");
   Table table;
   const int failures = bench::time_kernels(*device, full ? bench::full_sizes() : bench::small_sizes(),
                                            {arguments.milliseconds / 1e3, arguments.rounds}, only,
@@ -98,7 +103,7 @@ int bench_kernels(const Arguments& arguments) {
                                              const std::string line = json_of(speed).dump() + "\n";
                                              if (file) file->write(line);
                                              if (lines_only)
-                                               std::fputs(line.c_str(), stdout);
+                                               standard_output::write(line);
                                              else
                                                table.add(speed);
                                            });
@@ -114,19 +119,20 @@ void add_bench_kernels_verb(CLI::App& bench, Action& chosen) {
   verb->add_option(
           "--sizes", arguments->sizes,
           "full: of a model of 1.2 billion parameters; small: a few kilobytes; by default full on a GPU")
-      ->check(CLI::IsMember({"full", "small"}));
+      ->check(one_of({"full", "small"}));
   verb->add_option("--json", arguments->json,
                    "A file for a JSON line per row; - writes them on standard output, in place of the table");
+  Outputs::add_option(*verb, arguments->force);
   verb->add_option("--only", arguments->only, "Kernel slots to time: swiglu_forward,matmul; all if not given")
       ->delimiter(',');
   verb->add_option("--milliseconds", arguments->milliseconds, "Of one measurement at least")
       ->capture_default_str()
-      ->check(CLI::Range(0.001, 1e5));
+      ->check(real_number(0.001, 1e5));
   verb->add_option("--rounds", arguments->rounds, "Measurements of each, of which the median counts")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
+      ->check(whole_number(1, 1000));
   verb->add_option("--threads", arguments->threads, "Threads; all cores if not given")
-      ->check(CLI::Range(1, 1024));
+      ->check(whole_number(1, 1024));
   verb->footer(
       "Example:\n  tessera bench kernels --device cuda --json kernels.jsonl\n\n"
       "MB are those that a kernel must move: each input read once, each output written once. \"of copy\" is "

@@ -19,6 +19,7 @@
 #include "launch/config/config.h"
 #include "launch/data_identity.h"
 #include "launch/inference.h"
+#include "launch/options.h"
 
 namespace tessera {
 namespace {
@@ -149,9 +150,9 @@ void add_eval_verb(CLI::App& app, Action& chosen) {
   verb->add_option("--data", options->data, "Token files; a config's validation files by default");
   verb->add_option("--seq-len", options->seq_len,
                    "Tokens of a window; by default the run's, of a release up to 512")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24));
+      ->check(whole_number(1, 1 << 24));
   verb->add_option("--batch", options->batch, "Sequences of a forward pass")
-      ->check(CLI::Range(1, 4096))
+      ->check(whole_number(1, 4096))
       ->capture_default_str();
   verb->add_flag("--document-mask,!--no-document-mask", options->document_mask,
                  "Attention and positions restart at documents, or do not; by default as in the run");

@@ -1,17 +1,19 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
 #include "core/base/error.h"
+#include "core/base/standard_output.h"
 #include "data/text.h"
 #include "data/tokenizer/tokenizer.h"
 #include "launch/command_line.h"
 #include "launch/inference.h"
+#include "launch/options.h"
 #include "launch/sampling.h"
 
 namespace tessera {
@@ -51,7 +53,7 @@ class TextPrinter {
     if (cut && !last && held_.size() - *cut < 4) ready.resize(*cut);
     held_.erase(0, ready.size());
     repair_utf8(ready);
-    std::fwrite(ready.data(), 1, ready.size(), stdout);
+    standard_output::write(ready);
   }
 
  private:
@@ -85,7 +87,7 @@ int run(const Options& options) {
   std::optional<TextPrinter> printer;
   if (tokenizer) {
     printer.emplace(*tokenizer);
-    std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
+    standard_output::write(options.prompt);
   }
   std::vector<float> last(vocab);
   for (std::int64_t i = 0; i < options.max_tokens; ++i) {
@@ -102,10 +104,10 @@ int run(const Options& options) {
     if (printer)
       printer->print(static_cast<std::uint32_t>(next), i + 1 == options.max_tokens);
     else
-      std::printf("%s%d", i == 0 ? "" : " ", next);
-    std::fflush(stdout);
+      standard_output::print("{}{}", i == 0 ? "" : " ", next);
+    standard_output::flush();
   }
-  std::fputc('\n', stdout);
+  standard_output::write("\n");
   return 0;
 }
 
@@ -116,19 +118,22 @@ void add_generate_verb(CLI::App& app, Action& chosen) {
   const auto options = std::make_shared<Options>();
   verb->add_option("MODEL", options->inference.model, "A checkpoint or a Hugging Face directory")->required();
   auto* text = verb->add_option("--prompt", options->prompt, "Text to continue");
-  auto* ids = verb->add_option("--prompt-ids", options->prompt_ids, "Token ids to continue")->delimiter(',');
+  auto* ids = verb->add_option("--prompt-ids", options->prompt_ids, "Token ids to continue")
+                  ->delimiter(',')
+                  ->check(whole_number(0, std::numeric_limits<std::int32_t>::max()));
   text->excludes(ids);
   verb->add_option("--max-tokens", options->max_tokens, "Tokens to add at most")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24))
+      ->check(whole_number(1, 1 << 24))
       ->capture_default_str();
   verb->add_option("--temperature", options->sampling.temperature, "0 takes the most likely token each time")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(real_number(0, 100))
       ->capture_default_str();
   verb->add_option("--top-p", options->sampling.top_p,
                    "Draw among the fewest tokens whose probabilities reach this")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(real_number(0, 1))
       ->capture_default_str();
   verb->add_option("--seed", options->sampling.seed, "The same seed draws the same tokens")
+      ->check(whole_number(0))
       ->capture_default_str();
   add_inference_options(*verb, options->inference);
   verb->footer("Example: tessera generate release --prompt \"Once upon\" --temperature 0.8 --top-p 0.95");

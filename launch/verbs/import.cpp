@@ -15,10 +15,13 @@ void add_import_verb(CLI::App& app, Action& chosen) {
   CLI::App* verb = app.add_subcommand("import", "Turn a Hugging Face directory into a checkpoint");
   struct Options {
     std::string from, to;
+    bool force = false;
   };
   const auto options = std::make_shared<Options>();
   verb->add_option("HF_DIR", options->from, "Directory with config.json and safetensors")->required();
-  verb->add_option("CKPT", options->to, "Directory to write the checkpoint into; new or empty")->required();
+  verb->add_option("CKPT", options->to, "Directory for the checkpoint: new, empty, or with an earlier import")
+      ->required();
+  verb->add_flag("--force", options->force, "Write beside what CKPT holds, if that is no checkpoint");
   verb->footer(
       "Example: tessera import Llama-3.2-1B checkpoints/llama\n"
       "To continue from it on your own data, put `init: {from: checkpoints/llama}` into a config.");
@@ -27,7 +30,7 @@ void add_import_verb(CLI::App& app, Action& chosen) {
       const ModelSource source = open_release(options->from);
       require_host_memory(4.0 * static_cast<double>(parameter_count(source.spec())),
                           fmt::format("'{}', in fp32,", options->from));
-      std::printf("%s\n", import_release(options->from, options->to).c_str());
+      std::printf("%s\n", import_release(options->from, options->to, options->force).c_str());
       return 0;
     };
   });

@@ -8,6 +8,7 @@
 #include "launch/config/config.h"
 #include "launch/limits.h"
 #include "launch/mpirun.h"
+#include "launch/options.h"
 #include "launch/run_setup.h"
 #include "launch/supervise.h"
 
@@ -63,7 +64,7 @@ void add_launch_verb(CLI::App& app, Action& chosen) {
   verb->add_option("KEY=VALUE", options->overrides, "Overrides, such as train.steps=10");
   verb->add_option("-n,--ranks", options->request.ranks, "Number of ranks")
       ->required()
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(whole_number(1, 1 << 20));
   verb->add_option("--hostfile", options->hostfile, "Nodes for mpirun, lines of 'host slots=N'");
   verb->add_flag("--slurm", options->request.slurm, "Run srun --mpi=pmix, inside a Slurm allocation");
   verb->add_flag("--fresh", options->fresh, "Refuse a checkpoint directory that holds checkpoints");

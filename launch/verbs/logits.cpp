@@ -7,6 +7,7 @@
 #include "core/base/progress.h"
 #include "launch/command_line.h"
 #include "launch/inference.h"
+#include "launch/output.h"
 
 namespace tessera {
 namespace {
@@ -14,12 +15,15 @@ namespace {
 struct Options {
   InferenceOptions inference;
   std::string tokens, out;
+  bool force = false;
 };
 
 // Logits held at a time, in elements.
 constexpr std::int64_t batch_elements = std::int64_t{1} << 25;
 
 int run(const Options& options) {
+  Outputs outputs({options.tokens, options.inference.model}, options.force);
+  io::NewFile out(outputs.settle("--out", options.out, logits_output()));
   const SafetensorsFile file = SafetensorsFile::open(options.tokens);
   const SafetensorsTensor& tensor = file.at("tokens");
   if (tensor.shape.size() != 2 || tensor.dtype != DType::i32 || tensor.numel() == 0)
@@ -34,7 +38,8 @@ int run(const Options& options) {
   const std::int64_t step =
       std::clamp<std::int64_t>(batch_elements / std::max<std::int64_t>(1, length * vocab), 1, sequences);
   InferenceModel model(std::move(source), options.inference, {step, length});
-  SafetensorsWriter writer(options.out, {{"logits", DType::f32, {sequences, length, vocab}}});
+  SafetensorsWriter writer(std::move(out), {{"logits", DType::f32, {sequences, length, vocab}}},
+                           logits_writer);
   Progress progress("logits", static_cast<double>(sequences * length), "tokens");
   std::vector<float> block;
   for (std::int64_t first = 0; first < sequences; first += step) {
@@ -60,6 +65,7 @@ void add_logits_verb(CLI::App& app, Action& chosen) {
   verb->add_option("--tokens", options->tokens, "safetensors file with 'tokens', I32 [n, seq]")->required();
   verb->add_option("--out", options->out, "safetensors file to write: 'logits', F32 [n, seq, vocab]")
       ->required();
+  Outputs::add_option(*verb, options->force);
   add_inference_options(*verb, options->inference);
   verb->footer("Example: tessera logits release --tokens tokens.safetensors --out logits.safetensors");
   verb->callback([options, &chosen] { chosen = [options] { return run(*options); }; });

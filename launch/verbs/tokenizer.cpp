@@ -1,22 +1,24 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
+#include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/base/error.h"
 #include "core/base/io.h"
-#include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/base/new_file.h"
 #include "core/base/progress.h"
+#include "core/base/standard_output.h"
 #include "core/base/thread_pool.h"
 #include "data/documents.h"
 #include "data/text.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokenizer/trainer.h"
 #include "launch/command_line.h"
+#include "launch/options.h"
+#include "launch/output.h"
 
 namespace tessera {
 namespace {
@@ -40,9 +42,33 @@ struct TrainArguments {
   std::string out = "tokenizer.json";
   std::int64_t vocab_size = 32768;
   std::vector<std::string> special{"<|end_of_text|>"};
+  bool force = false;
 };
 
+// The files to write: tokenizer.json and, unless that is a stream, tokenizer_config.json beside it.
+struct TrainedFiles {
+  explicit TrainedFiles(const TrainArguments& arguments) {
+    Outputs outputs({arguments.inputs.begin(), arguments.inputs.end()}, arguments.force);
+    tokenizer.emplace(outputs.settle("--out", arguments.out, tokenizer_output()));
+    if (tokenizer->is_stream()) return;
+    const fs::path beside = fs::path(arguments.out).replace_filename("tokenizer_config.json");
+    config.emplace(outputs.settle("beside --out,", beside.string(), tokenizer_config_output()));
+  }
+  std::optional<io::NewFile> tokenizer, config;
+};
+
+// Each is a token of its own that is not empty and readable text.
+void check_special(const std::vector<std::string>& special) {
+  for (auto token = special.begin(); token != special.end(); ++token) {
+    if (first_invalid_utf8(*token)) fail_usage("--special '{}' is not UTF-8", *token);
+    if (std::find(special.begin(), token, *token) != token)
+      fail_usage("--special '{}' is given more than once", *token);
+  }
+}
+
 int train(const TrainArguments& arguments) {
+  check_special(arguments.special);
+  TrainedFiles files(arguments);
   PieceCounter counter;
   std::uint64_t repaired = 0;
   for (const std::string& input : arguments.inputs)
@@ -69,12 +95,14 @@ int train(const TrainArguments& arguments) {
     json = train_bpe(counter, arguments.vocab_size, arguments.special,
                      [&](std::int64_t n) { progress.advance(static_cast<double>(n)); });
   }
-  io::write_atomically(arguments.out, json);
-  Json config{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
-  if (!arguments.special.empty()) config["eos_token"] = arguments.special[0];
-  io::write_atomically(fs::path(arguments.out).replace_filename("tokenizer_config.json"),
-                       config.dump(2) + "\n");
-  log::info("wrote {} ({} tokens) and tokenizer_config.json beside it", arguments.out, arguments.vocab_size);
+  files.tokenizer->file().write(json);
+  if (files.config) {
+    files.config->file().write(trained_tokenizer_config(arguments.special));
+    files.config->finish();
+  }
+  files.tokenizer->finish();
+  log::info("wrote {} ({} tokens){}", arguments.out, arguments.vocab_size,
+            files.config ? " and tokenizer_config.json beside it" : "");
   return 0;
 }
 
@@ -85,7 +113,7 @@ void print_ids(const std::vector<std::uint32_t>& ids) {
     line += std::to_string(id);
   }
   line += '\n';
-  std::fwrite(line.data(), 1, line.size(), stdout);
+  standard_output::write(line);
 }
 
 int encode(const std::string& path, bool lines) {
@@ -125,7 +153,7 @@ int decode(const std::string& path) {
     }
     const std::string bytes =
         tokenizer.decode(ids) + (end < text.size() && end + 1 < text.size() ? "\n" : "");
-    std::fwrite(bytes.data(), 1, bytes.size(), stdout);
+    standard_output::write(bytes);
     begin = end + 1;
   }
   return 0;
@@ -144,11 +172,13 @@ void add_tokenizer_verb(CLI::App& app, Action& chosen) {
   train_verb->add_option("--out", arguments->out, "Where to write tokenizer.json")->capture_default_str();
   train_verb->add_option("--vocab-size", arguments->vocab_size, "Tokens in all")
       ->capture_default_str()
-      ->check(CLI::Range(257, 1 << 24));
+      ->check(whole_number(257, 1 << 24));
   train_verb->add_option("--text-key", arguments->text_key, "The key of the text in .jsonl")
       ->capture_default_str();
   train_verb->add_option("--special", arguments->special, "Special tokens; the first ends documents")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(not_empty());
+  Outputs::add_option(*train_verb, arguments->force);
   train_verb->footer("Example:\n  tessera tokenizer train --vocab-size 8192 --out tokenizer.json corpus.txt");
   train_verb->callback([arguments, &chosen] { chosen = [arguments] { return train(*arguments); }; });
 

@@ -10,6 +10,7 @@
 #include "core/base/watch.h"
 #include "launch/command_line.h"
 #include "launch/config/config.h"
+#include "launch/options.h"
 #include "launch/process.h"
 #include "launch/signals.h"
 #include "launch/trainer.h"
@@ -135,9 +136,9 @@ void add_train_verb(CLI::App& app, Action& chosen) {
   verb->add_option("config", arguments->config, "The run's YAML file")->required();
   verb->add_option("overrides", arguments->overrides, "Config keys to change: train.steps=1000");
   verb->add_option("--ranks", arguments->ranks, "Ranks, as threads of this process; with --meet, processes")
-      ->check(CLI::Range(1, 1024));
+      ->check(whole_number(1, 1024));
   verb->add_option("--rank", arguments->rank, "Which of --ranks processes this is, from 0; its GPU too")
-      ->check(CLI::Range(0, 1023));
+      ->check(whole_number(0, 1023));
   verb->add_option("--meet", arguments->meet,
                    "A file, not there yet, at which processes started one by one on a node with GPUs meet");
   verb->add_flag("--fresh", arguments->fresh, "Refuse to run if checkpoint.dir already holds checkpoints");

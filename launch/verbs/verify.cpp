@@ -6,10 +6,12 @@
 
 #include "checkpoint/hf_config.h"
 #include "core/base/error.h"
+#include "core/base/standard_output.h"
 #include "core/models/family.h"
 #include "launch/command_line.h"
 #include "launch/config/config.h"
 #include "launch/inference.h"
+#include "launch/options.h"
 #include "launch/origin.h"
 #include "launch/verify/report.h"
 
@@ -91,9 +93,9 @@ int check_all(const Config& config, const ReleaseConfig& release, const BatchSha
                batch.microbatches());
   for (const ParallelLayout& layout : layouts) {
     const verify::Verdict verdict = verify::verify_layout(config, release, layout, options_of(arguments));
-    std::printf("%s  %-44s  %s\n", verdict.fault ? "NO " : "yes", text(layout).c_str(),
-                verify::verdict(verdict).c_str());
-    std::fflush(stdout);
+    standard_output::print("{}  {:<44}  {}\n", verdict.fault ? "NO " : "yes", text(layout),
+                           verify::verdict(verdict));
+    standard_output::flush();
     faults += verdict.fault ? 1 : 0;
   }
   std::printf("%zu layouts of %d ranks, %d at fault\n", layouts.size(), ranks, faults);
@@ -123,13 +125,13 @@ void add_verify_verb(CLI::App& app, Action& chosen) {
   verb->add_option("overrides", arguments->overrides, "Config keys to change: parallel.tp=2");
   verb->add_option("--ranks", arguments->ranks,
                    "Ranks of the layout, as threads; by default the fewest that its axes need")
-      ->check(CLI::Range(1, most_ranks));
+      ->check(whole_number(1, most_ranks));
   verb->add_flag("--all", arguments->all, "Try every valid layout of that many ranks instead, --fast");
   verb->add_flag("--fast", arguments->fast,
                  "Compare steps alone: leave out data, import, save, resume, validation and MPI");
   verb->add_option("--mpi-rank", arguments->mpi_rank)->group("");  // for verify itself
   verb->add_option("--precision", arguments->precision, "Compute in fp32, or in fp32 and then in bf16")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->check(one_of({"fp32", "bf16"}))
       ->capture_default_str();
   add_device_option(*verb, arguments->device);
   verb->footer(

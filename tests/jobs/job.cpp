@@ -114,6 +114,13 @@ int Runs::verb(const Words& arguments) {
   return code;
 }
 
+int Runs::shell(const std::string& line) {
+  Job job({"sh", "-c", line}, {{"tessera", TESSERA_PROGRAM}}, folder_ / "shell.output", folder_.path());
+  const int code = job.wait(60);
+  output = job.output();
+  return code;
+}
+
 int Runs::run(const std::string& name, int ranks, const Words& overrides, const std::string& fault) {
   std::map<std::string, std::string> environment;
   if (!fault.empty()) environment["TESSERA_IO_FAULT"] = fault;

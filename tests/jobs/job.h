@@ -47,6 +47,8 @@ class Runs {
   Words command(const std::string& name, int ranks, const Words& overrides = {}) const;
   // Runs a verb with these arguments in this folder; its exit code. The output is in `output`.
   int verb(const Words& arguments);
+  // Runs a line of sh in this folder, with the program as $tessera; its exit code. The output is in `output`.
+  int shell(const std::string& line);
   // Trains to the end; the exit code. The output is in `output`.
   int run(const std::string& name, int ranks, const Words& overrides = {}, const std::string& fault = "");
   std::string output;
