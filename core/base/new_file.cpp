@@ -122,8 +122,13 @@ File NewFile::open() {
   return File::adopt(path_, fd);
 }
 
-fs::path NewFile::temporary_path() const {
-  return temporary_.empty() ? fs::path(fmt::format("/proc/self/fd/{}", file_.descriptor())) : temporary_;
+const fs::path& NewFile::temporary_path() {
+  if (!temporary_.empty()) return temporary_;
+  const fs::path named = unused_path(resolved_, "tmp");
+  const std::string unnamed = fmt::format("/proc/self/fd/{}", file_.descriptor());
+  if (::linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, named.c_str(), AT_SYMLINK_FOLLOW) != 0)
+    fail_to_create(path_, errno);
+  return temporary_ = named;
 }
 
 void NewFile::finish() {
@@ -133,12 +138,7 @@ void NewFile::finish() {
     return;
   }
   file_.sync();
-  if (temporary_.empty()) {
-    const fs::path named = unused_path(resolved_, "tmp");
-    if (::linkat(AT_FDCWD, temporary_path().c_str(), AT_FDCWD, named.c_str(), AT_SYMLINK_FOLLOW) != 0)
-      fail_to_create(path_, errno);
-    temporary_ = named;
-  }
+  temporary_path();
   file_.close();
   rename_file(temporary_, resolved_);
   finished_ = true;

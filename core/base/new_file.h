@@ -30,8 +30,8 @@ class NewFile {
   const fs::path& path() const { return path_; }
   bool is_stream() const { return stream_; }
   File& file() { return file_; }
-  // A name by which a library can open it before finish(); not of a stream.
-  fs::path temporary_path() const;
+  // A name that it has from then on, by which a library can open it before finish(); not of a stream.
+  const fs::path& temporary_path();
   // Syncs, closes and puts the file in its place; afterwards it survives a crash.
   void finish();
 

@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/log.h"
+#include "core/base/standard_output.h"
 #include "core/tensor/kernel.h"
 
 namespace tessera::bench {
@@ -120,6 +121,7 @@ int time_kernels(Device& device, const Sizes& sizes, const Timing& timing, const
     try {
       work();
     } catch (const Error& e) {
+      if (e.code() == standard_output::reader_gone) throw;
       log::error("{}", e.what());
       ++failures;
     }

@@ -53,9 +53,18 @@ TEST_F(Mistakes, WhatIsMissingOrGivenTwice) {
               {"--prompt", "excludes", "--prompt-ids"});
 }
 
-// Every option that takes a number, with what is none, or none that it can be.
+// Every option that takes a number, with what is none, or none that it can be: by turns two of the values.
 TEST_F(Mistakes, NumbersAreWholeFiniteAndInRange) {
   const std::string digits(100000, '9');
+  std::size_t turn = 0;
+  const auto expect_two = [&](const Words& words, const Words& values, const std::string& what) {
+    for (const std::size_t next : {turn, turn + 3}) {
+      Words arguments = words;
+      arguments.push_back(values[next % values.size()]);
+      expect_line(arguments, {words.back(), what});
+    }
+    ++turn;
+  };
   const std::vector<Words> whole{{"train", "run.yaml", "--ranks"},
                                  {"train", "run.yaml", "--rank"},
                                  {"launch", "run.yaml", "--ranks"},
@@ -74,26 +83,14 @@ TEST_F(Mistakes, NumbersAreWholeFiniteAndInRange) {
                                  {"bench", "matmul", "--threads"},
                                  {"bench", "kernels", "--rounds"}};
   for (const Words& words : whole)
-    for (const std::string& value :
-         {std::string("-1"), std::string("nan"), std::string("1e3"), std::string("0x10"), std::string("010"),
-          std::string("1.5"), std::string(" 1"), digits}) {
-      Words arguments = words;
-      arguments.push_back(value);
-      expect_line(arguments, {words.back(), "must be a whole number"});
-    }
+    expect_two(words, {"-1", "nan", "1e3", "0x10", "010", "1.5", " 1", digits}, "must be a whole number");
   const std::vector<Words> real{
       {"generate", "c", "--temperature"},
       {"generate", "c", "--top-p"},
       {"data", "prepare", "a.txt", "--out", "x", "--tokenizer", "t", "--valid-fraction"},
       {"bench", "kernels", "--milliseconds"}};
   for (const Words& words : real)
-    for (const std::string& value :
-         {std::string("-1"), std::string("nan"), std::string("inf"), std::string("-nan"),
-          std::string("1e999"), std::string("x"), std::string("0,5"), digits}) {
-      Words arguments = words;
-      arguments.push_back(value);
-      expect_line(arguments, {words.back(), "must be a number"});
-    }
+    expect_two(words, {"-1", "nan", "inf", "-nan", "1e999", "x", "0,5", digits}, "must be a number");
   for (const std::string& value : {std::string("nan"), std::string("inf"), std::string("-5GB"),
                                    std::string("5XB"), std::string("0"), digits + "GB"})
     expect_line({"publish", "c", "x", "--max-shard-size", value}, {"--max-shard-size", "5GB"});

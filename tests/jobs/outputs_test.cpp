@@ -45,6 +45,12 @@ class OutputsOfVerbs : public testing::Test {
     arguments.push_back("--force");
     expect_kept(file, arguments, {"is the same file as", "which is read"});
   }
+  std::vector<std::int32_t> tokens_of(const std::string& name) {
+    const TokenFile file(runs / name);
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(file.info().tokens));
+    file.read(0, tokens);
+    return tokens;
+  }
   static Words with(Words words, const Words& more) {
     words.insert(words.end(), more.begin(), more.end());
     return words;
@@ -90,8 +96,8 @@ TEST_F(OutputsOfVerbs, PrepareNeverWritesWhatItReads) {
   put("empty.h5.tmp", "theirs");
   for (int i = 0; i < 2; ++i) expect_done(with(prepare, {"empty.h5"}));  // the second time over its own
   EXPECT_EQ(content("empty.h5.tmp"), "theirs");
-  EXPECT_EQ(content("empty.h5") == content("mine.h5"), true);
-  EXPECT_GT(TokenFile(runs / "empty.h5").info().documents, 100);
+  EXPECT_EQ(tokens_of("empty.h5"), tokens_of("mine.h5"));
+  EXPECT_GT(tokens_of("empty.h5").size(), 1000U);
   for (const char* stream : {"-", "/dev/stdout", "/dev/null"})
     expect_kept("corpus.txt", with(prepare, {stream}), {stream, "front to back"});
   expect_kept("corpus.txt", with(prepare, {""}), {"--out is empty"});
@@ -286,7 +292,7 @@ TEST_F(OutputsOfVerbs, ClosedDescriptorsMixNothingUp) {
             0);
   ASSERT_EQ(runs.shell("$tessera data prepare --tokenizer tokenizer.json --out b.h5 corpus.txt"), 0)
       << runs.output;
-  EXPECT_EQ(content("a.h5") == content("b.h5"), true);
+  EXPECT_EQ(tokens_of("a.h5"), tokens_of("b.h5"));
   ASSERT_EQ(runs.shell("$tessera tokenizer encode tokenizer.json <&-"), 1);
   EXPECT_NE(runs.output.find("cannot read standard input"), std::string::npos) << runs.output;
 }
