@@ -1,5 +1,7 @@
 #include "checkpoint/import.h"
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/model_source.h"
@@ -64,11 +66,37 @@ class Destination {
   bool made_ = false;
 };
 
+// What a release holds besides weights is carried along unread, so damage would only show
+// when a later release is used.
+void check_attachments(const ModelSource& source) {
+  for (const auto& [name, text] : source.description().files)
+    if (name.ends_with(".json")) parse_json(text, (fs::path(source.origin()) / name).string());
+}
+
+std::string index_text(std::size_t flat, const std::vector<std::int64_t>& shape) {
+  std::string text;
+  for (std::size_t axis = shape.size(); axis-- > 0;) {
+    const auto dim = static_cast<std::size_t>(shape[axis]);
+    text = std::to_string(flat % dim) + (text.empty() ? "" : ", ") + text;
+    flat /= dim;
+  }
+  return "[" + text + "]";
+}
+
+void check_finite(const LogicalTensor& tensor, std::span<const float> values, const ModelSource& source) {
+  const auto bad = std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
+  if (bad == values.end()) return;
+  const Family& family = *source.description().release.family;
+  fail("{}: tensor '{}' is {} at {}; import --allow-nonfinite takes such weights", source.origin(),
+       release_name(family, tensor.name).value_or(tensor.name), *bad,
+       index_text(static_cast<std::size_t>(bad - values.begin()), tensor.shape));
+}
+
 }  // namespace
 
-fs::path import_release(const fs::path& dir, const fs::path& to, bool force) {
-  Destination destination(to, force);
-  const ModelSource source = open_release(dir);
+fs::path import_release(const ModelSource& source, const fs::path& to, const ImportOptions& options) {
+  Destination destination(to, options.force);
+  check_attachments(source);
   const std::vector<LogicalTensor> tensors = logical_tensors(source.spec());
   std::vector<std::vector<float>> values(tensors.size());
   std::vector<StateSlice> slices;
@@ -80,6 +108,7 @@ fs::path import_release(const fs::path& dir, const fs::path& to, bool force) {
       for (const std::int64_t dim : tensor.shape) count *= dim;
       values[i].resize(static_cast<std::size_t>(count));
       source.read(tensor, 0, tensor.shape[0], values[i]);
+      if (!options.allow_nonfinite) check_finite(tensor, values[i], source);
       slices.push_back(
           {tensor.name, "weight", DType::f32, tensor.shape, whole(tensor.shape), values[i].data()});
       progress.advance(4.0 * static_cast<double>(count));

@@ -3,9 +3,11 @@
 #include <set>
 
 #include "checkpoint/model_source.h"
+#include "checkpoint/release_file.h"
 #include "checkpoint/safetensors.h"
 #include "core/base/error.h"
 #include "core/base/io.h"
+#include "core/base/lfs.h"
 
 namespace tessera {
 
@@ -107,15 +109,17 @@ DType check_release(const SafetensorsRelease& release, const ReleaseConfig& conf
 
 ModelSource open_release(const fs::path& dir) {
   if (!fs::is_directory(dir)) fail("'{}' is not a directory", dir.string());
-  const fs::path config = dir / "config.json";
-  if (!fs::exists(config)) fail("'{}' is no Hugging Face directory: it has no config.json", dir.string());
+  const auto config = release_file(dir, "config.json");
+  if (!config) fail("'{}' is no Hugging Face directory: it has no config.json", dir.string());
   ModelDescription description{
-      read_release_config(read_json(config, std::uint64_t{16} << 20), config.string()), DType::f32, {}};
+      read_release_config(read_json(*config, std::uint64_t{16} << 20), config->string()), DType::f32, {}};
   SafetensorsRelease release = SafetensorsRelease::open(dir);
   description.dtype = check_release(release, description.release);
   for (const char* name : release_attachments)
-    if (fs::is_regular_file(dir / name))
-      description.files[name] = io::read_text(dir / name, largest_attachment);
+    if (const auto file = release_file(dir, name)) {
+      std::string& text = description.files[name] = io::read_text(*file, largest_attachment);
+      refuse_lfs_pointer(text, file->string());
+    }
   const Family& family = *description.release.family;
   return {std::move(description), dir.string(), std::make_shared<ReleaseReader>(std::move(release), family)};
 }

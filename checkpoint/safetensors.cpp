@@ -9,6 +9,7 @@
 #include "checkpoint/safetensors_header.h"
 #include "core/base/error.h"
 #include "core/base/io.h"
+#include "core/base/lfs.h"
 #include "core/base/new_file.h"
 
 namespace tessera {
@@ -39,6 +40,9 @@ SafetensorsFile SafetensorsFile::open(const fs::path& path) {
   const std::uint64_t size = file.size();
   const std::string origin = path.string();
   if (size < 8) fail("{}: {} bytes are too few for a safetensors file", origin, size);
+  std::string start(std::min<std::uint64_t>(size, 64), '\0');
+  file.read_at(0, std::as_writable_bytes(std::span(start)));
+  refuse_lfs_pointer(start, origin);
   std::array<std::byte, 8> field{};
   file.read_at(0, field);
   std::uint64_t length = 0;

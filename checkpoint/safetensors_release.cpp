@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "checkpoint/release_file.h"
 #include "checkpoint/safetensors.h"
 #include "core/base/error.h"
 #include "core/base/json.h"
@@ -23,16 +24,9 @@ fs::path shard_path(const fs::path& dir, const std::string& shard, const std::st
   if (!plain || !shard.ends_with(".safetensors"))
     fail("{}: shard '{}' is not the name of a .safetensors file in the same directory", origin,
          shard.substr(0, 120).c_str());
-  fs::path path = dir / shard;
-  std::error_code error;
-  const fs::path real = fs::canonical(path, error);
-  if (error) fail("{}: shard '{}' is missing", origin, shard);
-  const fs::path folder = fs::canonical(dir);
-  // The hub's cache keeps snapshots/REVISION/* as links to ../../blobs/*.
-  const fs::path blobs = folder.parent_path().parent_path() / "blobs";
-  if (real.parent_path() != folder && real.parent_path() != blobs)
-    fail("{}: shard '{}' is a link out of the directory", origin, shard);
-  return path;
+  const auto path = release_file(dir, shard);
+  if (!path) fail("{}: shard '{}' is missing", origin, shard);
+  return *path;
 }
 
 }  // namespace
@@ -40,17 +34,17 @@ fs::path shard_path(const fs::path& dir, const std::string& shard, const std::st
 SafetensorsRelease SafetensorsRelease::open(const fs::path& dir) {
   SafetensorsRelease release;
   release.dir_ = dir;
-  const fs::path index = dir / index_file;
-  if (!fs::exists(index)) {
-    const fs::path single = dir / "model.safetensors";
-    if (!fs::exists(single)) fail("{}: neither model.safetensors nor {} is there", dir.string(), index_file);
-    const SafetensorsFile file = SafetensorsFile::open(single);
+  const auto index = release_file(dir, index_file);
+  if (!index) {
+    const auto single = release_file(dir, "model.safetensors");
+    if (!single) fail("{}: neither model.safetensors nor {} is there", dir.string(), index_file);
+    const SafetensorsFile file = SafetensorsFile::open(*single);
     for (const SafetensorsTensor& tensor : file.tensors())
       release.tensors_.emplace(tensor.name, Located{file, &tensor});
     return release;
   }
-  const std::string origin = index.string();
-  const Json json = read_json(index, std::uint64_t{256} << 20);
+  const std::string origin = index->string();
+  const Json json = read_json(*index, std::uint64_t{256} << 20);
   const auto map = json.is_object() ? json.find("weight_map") : json.end();
   if (!json.is_object() || map == json.end() || !map->is_object() || map->empty())
     fail("{}: 'weight_map' is missing, empty or not an object", origin);

@@ -7,6 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/base/io.h"
+#include "core/base/lfs.h"
 
 namespace tessera {
 namespace {
@@ -97,6 +98,7 @@ class Builder : public nlohmann::json_sax<Json> {
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view origin) {
+  refuse_lfs_pointer(text, origin);
   // The library takes one for the end of the text and would not look at what follows.
   if (const std::size_t nul = text.find('\0'); nul != std::string_view::npos)
     fail("{}:{}: invalid JSON: a NUL byte", origin, place(text, nul));

@@ -53,8 +53,9 @@ bool byte_level_bytes(std::string_view text, std::string& bytes) {
   return true;
 }
 
-Bpe::Bpe(const std::array<std::uint32_t, 256>& byte_ids, const std::vector<Merge>& merges)
-    : byte_ids_(byte_ids) {
+Bpe::Bpe(const std::array<std::uint32_t, 256>& byte_ids, const Unknown& unknown,
+         const std::vector<Merge>& merges)
+    : byte_ids_(byte_ids), unknown_(unknown) {
   targets_.reserve(merges.size() * 2);
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
     const Merge& merge = merges[rank];
@@ -68,6 +69,20 @@ const Bpe::Target* Bpe::find(std::uint32_t left, std::uint32_t right) const {
   return found == targets_.end() ? nullptr : &found->second;
 }
 
+std::size_t Bpe::start(std::string_view piece, std::uint32_t* part) const {
+  std::size_t n = 0;
+  bool after_unknown = false;
+  for (const char byte : piece) {
+    const std::uint32_t id = byte_ids_[static_cast<unsigned char>(byte)];
+    if (id != no_id)
+      part[n++] = id;
+    else if (unknown_.id && !(unknown_.fused && after_unknown))
+      part[n++] = *unknown_.id;
+    after_unknown = id == no_id;
+  }
+  return n;
+}
+
 void Bpe::encode(std::string_view piece, std::vector<std::uint32_t>& ids) const {
   if (piece.size() > short_piece) {
     encode_long(piece, ids);
@@ -75,8 +90,7 @@ void Bpe::encode(std::string_view piece, std::vector<std::uint32_t>& ids) const 
   }
   std::uint32_t part[short_piece];
   const Target* pair[short_piece] = {};  // pair[i] joins part[i] and part[i + 1]
-  std::size_t n = piece.size();
-  for (std::size_t i = 0; i < n; ++i) part[i] = byte_ids_[static_cast<unsigned char>(piece[i])];
+  std::size_t n = start(piece, part);
   for (std::size_t i = 0; i + 1 < n; ++i) pair[i] = find(part[i], part[i + 1]);
   while (n > 1) {
     std::size_t best = n;
@@ -107,12 +121,12 @@ void Bpe::encode_long(std::string_view piece, std::vector<std::uint32_t>& ids) c
     std::uint32_t left, right, result;
     bool operator>(const Join& other) const { return rank != other.rank ? rank > other.rank : at > other.at; }
   };
-  const auto n = static_cast<std::int64_t>(piece.size());
+  std::vector<std::uint32_t> first(piece.size());
+  const auto n = static_cast<std::int64_t>(start(piece, first.data()));
   std::vector<Part> parts;
-  parts.reserve(piece.size());
+  parts.reserve(static_cast<std::size_t>(n));
   for (std::int64_t i = 0; i < n; ++i)
-    parts.push_back({byte_ids_[static_cast<unsigned char>(piece[static_cast<std::size_t>(i)])], i - 1,
-                     i + 1 < n ? i + 1 : -1});
+    parts.push_back({first[static_cast<std::size_t>(i)], i - 1, i + 1 < n ? i + 1 : -1});
   std::priority_queue<Join, std::vector<Join>, std::greater<>> queue;
   const auto offer = [&](std::int64_t at) {
     if (at < 0 || parts[static_cast<std::size_t>(at)].next < 0) return;
@@ -122,7 +136,6 @@ void Bpe::encode_long(std::string_view piece, std::vector<std::uint32_t>& ids) c
       queue.push({target->rank, at, left.id, right.id, target->result});
   };
   for (std::int64_t i = 0; i + 1 < n; ++i) offer(i);
-  constexpr std::uint32_t gone = 0xffffffffU;
   while (!queue.empty()) {
     const Join join = queue.top();
     queue.pop();
@@ -131,7 +144,7 @@ void Bpe::encode_long(std::string_view piece, std::vector<std::uint32_t>& ids) c
       continue;
     Part& right = parts[static_cast<std::size_t>(left.next)];
     left.id = join.result;
-    right.id = gone;
+    right.id = no_id;
     left.next = right.next;
     if (left.next >= 0) parts[static_cast<std::size_t>(left.next)].previous = join.at;
     offer(join.at);

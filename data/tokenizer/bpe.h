@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -21,8 +22,16 @@ class Bpe {
   struct Merge {
     std::uint32_t left, right, result;
   };
-  // Merges in order of rank. `byte_ids`: the id of each single byte.
-  Bpe(const std::array<std::uint32_t, 256>& byte_ids, const std::vector<Merge>& merges);
+  // What a byte becomes for which the vocabulary has no token: nothing, so that its neighbours meet, or the
+  // unknown token, one for each byte or one for each run of them.
+  struct Unknown {
+    std::optional<std::uint32_t> id;
+    bool fused = false;
+  };
+  static constexpr std::uint32_t no_id = 0xffffffffU;
+  // Merges in order of rank. `byte_ids`: the id of each single byte, or no_id.
+  Bpe(const std::array<std::uint32_t, 256>& byte_ids, const Unknown& unknown,
+      const std::vector<Merge>& merges);
 
   // Appends the ids of one piece: repeatedly joins the adjacent pair of the lowest rank, leftmost first.
   void encode(std::string_view piece, std::vector<std::uint32_t>& ids) const;
@@ -32,9 +41,12 @@ class Bpe {
     std::uint32_t rank, result;
   };
   const Target* find(std::uint32_t left, std::uint32_t right) const;
+  // Writes the ids of the piece's bytes to `part`, which has room for all, and returns how many there are.
+  std::size_t start(std::string_view piece, std::uint32_t* part) const;
   void encode_long(std::string_view piece, std::vector<std::uint32_t>& ids) const;
 
   std::array<std::uint32_t, 256> byte_ids_;
+  Unknown unknown_;
   std::unordered_map<std::uint64_t, Target> targets_;
 };
 

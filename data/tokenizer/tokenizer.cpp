@@ -48,48 +48,6 @@ std::string to_nfc(std::string_view text) {
   return result;
 }
 
-bool is_space(char c) {
-  return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-// Finds added tokens: leftmost first, then longest.
-class AddedTokens {
- public:
-  void add(const AddedToken& token) {
-    auto& bucket = by_first_[static_cast<unsigned char>(token.content[0])];
-    bucket.push_back(token);
-    std::stable_sort(bucket.begin(), bucket.end(),
-                     [](const auto& a, const auto& b) { return a.content.size() > b.content.size(); });
-    any_ = true;
-  }
-  struct Match {
-    std::size_t begin, end;
-    const AddedToken* token;
-  };
-  // The first match at or after `from`; token is null if there is none. `wanted` filters tokens.
-  template <class Wanted>
-  Match find(std::string_view text, std::size_t from, Wanted wanted) const {
-    if (any_)
-      for (std::size_t at = from; at < text.size(); ++at)
-        for (const AddedToken& token : by_first_[static_cast<unsigned char>(text[at])])
-          if (wanted(token) && text.substr(at, token.content.size()) == token.content)
-            return stripped(text, from, at, token);
-    return {text.size(), text.size(), nullptr};
-  }
-
- private:
-  static Match stripped(std::string_view text, std::size_t from, std::size_t at, const AddedToken& token) {
-    Match match{at, at + token.content.size(), &token};
-    if (token.lstrip)
-      while (match.begin > from && is_space(text[match.begin - 1])) --match.begin;
-    if (token.rstrip)
-      while (match.end < text.size() && is_space(text[match.end])) ++match.end;
-    return match;
-  }
-  std::array<std::vector<AddedToken>, 256> by_first_;
-  bool any_ = false;
-};
-
 std::optional<std::string> eos_named_beside(const fs::path& path) {
   const fs::path config = path.parent_path() / "tokenizer_config.json";
   if (!fs::exists(config)) return std::nullopt;
@@ -105,10 +63,19 @@ std::optional<std::string> eos_named_beside(const fs::path& path) {
 }  // namespace
 
 struct Tokenizer::State {
-  explicit State(TokenizerParts given) : parts(std::move(given)), bpe(parts.byte_ids, parts.merges) {
+  State(TokenizerParts given, const std::string& origin)
+      : parts(std::move(given)), bpe(parts.byte_ids, parts.unknown, parts.merges) {
     static std::atomic<std::uint64_t> made{0};
     identity = ++made;
-    for (const AddedToken& token : parts.added) (token.normalized ? added_normalized : added_raw).add(token);
+    for (const AddedToken& token : parts.added) {
+      if (token.normalized)
+        added_normalized.add(token, parts.nfc ? to_nfc(token.content) : token.content);
+      else
+        added_raw.add(token, token.content);
+      added_ids.emplace(token.content, token.id);
+    }
+    added_raw.build(origin);
+    added_normalized.build(origin);
     const auto note = [&](const std::string& token, std::uint32_t id) {
       if (id >= bytes.size()) bytes.resize(id + std::size_t{1});
       std::string decoded;
@@ -127,6 +94,7 @@ struct Tokenizer::State {
   TokenizerParts parts;
   Bpe bpe;
   AddedTokens added_raw, added_normalized;
+  TextMap<std::uint32_t> added_ids;
   std::vector<std::string> bytes;  // by id
   std::vector<bool> known;         // by id
   TextMap<std::uint32_t> whole;    // tokens by their bytes, where ignore_merges asks for them
@@ -157,15 +125,7 @@ struct Tokenizer::State {
 
   // Text without added tokens.
   void encode_plain(std::string_view text, std::vector<std::uint32_t>& ids) const {
-    thread_local std::vector<std::string_view> pieces;
-    thread_local std::vector<std::string_view> next;
-    pieces.assign(1, text);
-    for (const Split& split : parts.splits) {
-      next.clear();
-      for (const std::string_view piece : pieces) split.apply(piece, next);
-      pieces.swap(next);
-    }
-    for (const std::string_view piece : pieces) encode_piece(piece, ids);
+    for (const std::string_view piece : parts.pre_tokenizer.pieces(text)) encode_piece(piece, ids);
   }
 };
 
@@ -175,7 +135,7 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
 Tokenizer Tokenizer::from_json_text(const std::string& text, const std::string& origin) {
-  auto state = std::make_unique<State>(read_tokenizer_parts(parse_json(text, origin), origin));
+  auto state = std::make_unique<State>(read_tokenizer_parts(parse_json(text, origin), origin), origin);
   state->json = text;
   state->hash = sha256_hex(bytes_of(text));
   return Tokenizer(std::move(state));
@@ -197,20 +157,19 @@ std::vector<std::uint32_t> Tokenizer::encode(std::string_view text, bool parse_s
   const State& s = *state_;
   std::vector<std::uint32_t> ids;
   ids.reserve(text.size() / 3);
-  const auto wanted = [parse_special](const AddedToken& token) { return parse_special || !token.special; };
-  const auto split_by = [&](const AddedTokens& added, std::string_view whole, const auto& plain) {
-    for (std::size_t at = 0; at < whole.size();) {
-      const auto match = added.find(whole, at, wanted);
-      if (match.begin > at) plain(whole.substr(at, match.begin - at));
-      if (match.token != nullptr) ids.push_back(match.token->id);
-      at = match.end;
-    }
-  };
-  split_by(s.added_raw, text, [&](std::string_view part) {
-    const std::string normal = s.parts.nfc ? to_nfc(part) : std::string();
-    split_by(s.added_normalized, s.parts.nfc ? std::string_view(normal) : part,
-             [&](std::string_view plain) { s.encode_plain(plain, ids); });
-  });
+  const auto token = [&](const AddedToken& added) { ids.push_back(added.id); };
+  s.added_raw.split(
+      text, parse_special,
+      [&](std::size_t begin, std::size_t end) {
+        const std::string_view part = text.substr(begin, end - begin);
+        const std::string normal = s.parts.nfc ? to_nfc(part) : std::string();
+        const std::string_view whole = s.parts.nfc ? std::string_view(normal) : part;
+        s.added_normalized.split(
+            whole, parse_special,
+            [&](std::size_t from, std::size_t to) { s.encode_plain(whole.substr(from, to - from), ids); },
+            token);
+      },
+      token);
   return ids;
 }
 
@@ -228,8 +187,8 @@ std::int64_t Tokenizer::vocab_size() const {
 }
 
 std::optional<std::uint32_t> Tokenizer::token_id(std::string_view token) const {
-  for (const AddedToken& added : state_->parts.added)
-    if (added.content == token) return added.id;
+  if (const auto added = state_->added_ids.find(token); added != state_->added_ids.end())
+    return added->second;
   const auto found = state_->parts.vocabulary.find(std::string(token));
   return found == state_->parts.vocabulary.end() ? std::nullopt : std::optional(found->second);
 }

@@ -2,7 +2,9 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
+#include <unordered_set>
 
 #include "core/base/error.h"
 
@@ -31,13 +33,15 @@ class Reader {
       refuse(fmt::format("'{}' of {} is {}; it must be text", key, where, value.dump().substr(0, 80)));
     return value.get<std::string>();
   }
-  bool flag(const Json& object, const char* key, bool absent, const char* where) const {
+  // `absent` is what a flag that may be left out stands for then; without it the flag must be there.
+  bool flag(const Json& object, const char* key, std::optional<bool> absent, const char* where) const {
     const auto found = object.find(key);
-    if (found == object.end() || found->is_null()) return absent;
-    if (!found->is_boolean())
+    if (absent && (found == object.end() || found->is_null())) return *absent;
+    const Json& value = member(object, key, where);
+    if (!value.is_boolean())
       refuse(
-          fmt::format("'{}' of {} is {}; it must be true or false", key, where, found->dump().substr(0, 80)));
-    return found->get<bool>();
+          fmt::format("'{}' of {} is {}; it must be true or false", key, where, value.dump().substr(0, 80)));
+    return value.get<bool>();
   }
   // A member that must be absent, null, false, 0 or "": what stands for a feature that is not used.
   void unused(const Json& object, const char* key, const char* where) const {
@@ -63,17 +67,27 @@ class Reader {
     return value.get<std::uint32_t>();
   }
 
+  void version(const Json& file) const;
   void model(const Json& model, TokenizerParts& parts) const;
+  void bytes(const Json& model, TokenizerParts& parts) const;
   void merges(const Json& list, TokenizerParts& parts) const;
   void normalizer(const Json& part, TokenizerParts& parts) const;
   void pre_tokenizer(const Json& part, TokenizerParts& parts, bool& byte_level) const;
+  void split(const Json& part, TokenizerParts& parts) const;
   void decoder(const Json& part) const;
   void post_processor(const Json& part) const;
+  void template_pieces(const Json& pieces) const;
   void added_tokens(const Json& list, TokenizerParts& parts) const;
 
  private:
   std::string origin_;
 };
+
+void Reader::version(const Json& file) const {
+  const auto found = file.find("version");
+  if (found != file.end() && *found != "1.0")
+    refuse(fmt::format("its version is {}; there is: \"1.0\"", found->dump().substr(0, 40)));
+}
 
 void Reader::model(const Json& model, TokenizerParts& parts) const {
   if (const std::string type = text(model, "type", "the model"); type != "BPE")
@@ -82,8 +96,7 @@ void Reader::model(const Json& model, TokenizerParts& parts) const {
        {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
         "byte_fallback", "ignore_merges", "vocab", "merges"},
        "the model");
-  for (const char* key :
-       {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"})
+  for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"})
     unused(model, key, "the model");
   parts.ignore_merges = flag(model, "ignore_merges", false, "the model");
   const Json& vocabulary = member(model, "vocab", "the model");
@@ -95,14 +108,30 @@ void Reader::model(const Json& model, TokenizerParts& parts) const {
     if (!ids.insert(number).second) refuse(fmt::format("two tokens have id {}, one is '{}'", number, token));
     parts.vocabulary[token] = number;
   }
+  bytes(model, parts);
+  merges(member(model, "merges", "the model"), parts);
+}
+
+// Vocabularies that were learnt from text may lack bytes which that text did not hold.
+void Reader::bytes(const Json& model, TokenizerParts& parts) const {
+  int lacking = 0;
   for (unsigned byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(byte);
     const auto found = parts.vocabulary.find(byte_level_text({&c, 1}));
-    if (found == parts.vocabulary.end())
-      refuse(fmt::format("the vocabulary lacks a token for byte {}: not a byte-level tokenizer", byte));
-    parts.byte_ids[byte] = found->second;
+    parts.byte_ids[byte] = found == parts.vocabulary.end() ? Bpe::no_id : found->second;
+    if (found == parts.vocabulary.end()) ++lacking;
   }
-  merges(member(model, "merges", "the model"), parts);
+  if (lacking == 256) refuse("the vocabulary has a token for no byte: not a byte-level tokenizer");
+  parts.unknown.fused = flag(model, "fuse_unk", false, "the model");
+  const auto unknown = model.find("unk_token");
+  if (unknown == model.end() || unknown->is_null()) return;
+  const std::string token = text(model, "unk_token", "the model");
+  const auto found = parts.vocabulary.find(token);
+  if (found != parts.vocabulary.end())
+    parts.unknown.id = found->second;
+  else if (lacking > 0)
+    refuse(fmt::format("the model's unk_token '{}' is not in the vocabulary, which lacks {} byte(s)", token,
+                       lacking));
 }
 
 void Reader::merges(const Json& list, TokenizerParts& parts) const {
@@ -154,27 +183,62 @@ void Reader::normalizer(const Json& part, TokenizerParts& parts) const {
 void Reader::pre_tokenizer(const Json& part, TokenizerParts& parts, bool& byte_level) const {
   if (part.is_null()) return;
   const std::string type = text(part, "type", "the pre-tokenizer");
-  if (byte_level) refuse("a pre-tokenizer follows ByteLevel, which must be the last");
   if (type == "Sequence") {
-    for (const Json& inner : member(part, "pretokenizers", "the pre-tokenizer"))
-      pre_tokenizer(inner, parts, byte_level);
-  } else if (type == "ByteLevel") {
-    unused(part, "add_prefix_space", "the pre-tokenizer ByteLevel");
-    if (flag(part, "use_regex", true, "the pre-tokenizer ByteLevel"))
-      parts.splits.emplace_back(gpt2_pattern, origin_);
-    byte_level = true;
-  } else if (type == "Split") {
-    only(part, {"type", "pattern", "behavior", "invert"}, "the pre-tokenizer Split");
-    if (const std::string behavior = text(part, "behavior", "the pre-tokenizer Split");
-        behavior != "Isolated")
-      refuse(fmt::format("the pre-tokenizer Split has behavior '{}'; there is: Isolated", behavior));
-    unused(part, "invert", "the pre-tokenizer Split");
-    parts.splits.emplace_back(
-        text(member(part, "pattern", "the pre-tokenizer Split"), "Regex", "the pre-tokenizer's pattern"),
-        origin_);
-  } else {
-    refuse(fmt::format("pre-tokenizer '{}' is not known; there are: Sequence, Split, ByteLevel", type));
+    only(part, {"type", "pretokenizers"}, "the pre-tokenizer Sequence");
+    const Json& inner = member(part, "pretokenizers", "the pre-tokenizer");
+    if (!inner.is_array())
+      refuse(fmt::format("'pretokenizers' of the pre-tokenizer is {}; it must be a list",
+                         inner.dump().substr(0, 80)));
+    for (const Json& one : inner) {
+      if (one.is_null()) refuse("the pre-tokenizer Sequence holds null");
+      pre_tokenizer(one, parts, byte_level);
+    }
+    return;
   }
+  if (byte_level) refuse("a pre-tokenizer follows ByteLevel, which must be the last");
+  if (type == "ByteLevel") {
+    const char* const where = "the pre-tokenizer ByteLevel";
+    only(part, {"type", "add_prefix_space", "trim_offsets", "use_regex"}, where);
+    flag(part, "trim_offsets", {}, where);  // does not concern ids
+    if (flag(part, "add_prefix_space", {}, where)) parts.pre_tokenizer.add_space_before();
+    if (flag(part, "use_regex", true, where)) parts.pre_tokenizer.add(Split(gpt2_pattern, origin_));
+    byte_level = true;
+  } else if (type == "Digits") {
+    const char* const where = "the pre-tokenizer Digits";
+    only(part, {"type", "individual_digits"}, where);
+    parts.pre_tokenizer.add(Split::at_digits(flag(part, "individual_digits", {}, where)));
+  } else if (type == "Split") {
+    split(part, parts);
+  } else {
+    refuse(
+        fmt::format("pre-tokenizer '{}' is not known; there are: Sequence, Split, Digits, ByteLevel", type));
+  }
+}
+
+void Reader::split(const Json& part, TokenizerParts& parts) const {
+  const char* const where = "the pre-tokenizer Split";
+  only(part, {"type", "pattern", "behavior", "invert"}, where);
+  static const std::map<std::string, SplitBehavior> behaviors = {
+      {"Isolated", SplitBehavior::isolated},
+      {"Removed", SplitBehavior::removed},
+      {"MergedWithPrevious", SplitBehavior::merged_with_previous},
+      {"MergedWithNext", SplitBehavior::merged_with_next},
+      {"Contiguous", SplitBehavior::contiguous}};
+  const std::string name = text(part, "behavior", where);
+  const auto behavior = behaviors.find(name);
+  if (behavior == behaviors.end())
+    refuse(
+        fmt::format("{} has behavior '{}'; there are: Isolated, Removed, MergedWithPrevious, "
+                    "MergedWithNext, Contiguous",
+                    where, name));
+  const bool invert = flag(part, "invert", {}, where);
+  const Json& pattern = member(part, "pattern", where);
+  const char* const kind = pattern.is_object() && pattern.contains("String") ? "String" : "Regex";
+  const std::string expression = text(pattern, kind, "the pre-tokenizer's pattern");
+  only(pattern, {kind}, "the pre-tokenizer's pattern");
+  parts.pre_tokenizer.add(kind == std::string_view("String")
+                              ? Split::at_text(expression, origin_, behavior->second, invert)
+                              : Split(expression, origin_, behavior->second, invert));
 }
 
 void Reader::decoder(const Json& part) const {
@@ -193,31 +257,55 @@ void Reader::post_processor(const Json& part) const {
   const std::string type = text(part, "type", "the post-processor");
   if (type == "Sequence") {
     for (const Json& inner : member(part, "processors", "the post-processor")) post_processor(inner);
-  } else if (type != "ByteLevel" && type != "TemplateProcessing") {
+  } else if (type == "TemplateProcessing") {
+    only(part, {"type", "single", "pair", "special_tokens"}, "the post-processor");
+    template_pieces(member(part, "single", "the post-processor"));
+    template_pieces(member(part, "pair", "the post-processor"));
+    const Json& tokens = member(part, "special_tokens", "the post-processor");
+    if (!tokens.is_object()) refuse("special_tokens of the post-processor is no object");
+  } else if (type != "ByteLevel") {
     refuse(fmt::format("post-processor '{}' is not known; there are: ByteLevel, TemplateProcessing, Sequence",
                        type));
+  }
+}
+
+void Reader::template_pieces(const Json& pieces) const {
+  if (!pieces.is_array()) refuse("a template of the post-processor is no list");
+  for (const Json& piece : pieces) {
+    const bool known = piece.is_object() && piece.size() == 1 &&
+                       (piece.begin().key() == "Sequence" || piece.begin().key() == "SpecialToken");
+    const Json& value = known ? piece.begin().value() : piece;
+    if (!known || !value.is_object() || !value.contains("id") || !value["id"].is_string() ||
+        !value.contains("type_id") || !value["type_id"].is_number_unsigned())
+      refuse(fmt::format("a template of the post-processor holds {}", piece.dump().substr(0, 80)));
+    if (piece.begin().key() == "Sequence" && value["id"] != "A" && value["id"] != "B")
+      refuse(
+          fmt::format("a template of the post-processor has sequence {}", value["id"].dump().substr(0, 40)));
   }
 }
 
 void Reader::added_tokens(const Json& list, TokenizerParts& parts) const {
   if (list.is_null()) return;
   if (!list.is_array()) refuse("added_tokens is no list");
-  std::set<std::uint32_t> ids;
-  std::map<std::uint32_t, std::string_view> token_of;
+  const char* const where = "an added token";
+  std::unordered_set<std::uint32_t> ids;
+  std::unordered_set<std::string> contents;
+  std::unordered_map<std::uint32_t, std::string_view> token_of;
   for (const auto& [token, id] : parts.vocabulary) token_of.emplace(id, token);
+  std::size_t next = parts.vocabulary.size();
   for (const Json& item : list) {
-    only(item, {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"},
-         "an added token");
+    only(item, {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}, where);
     AddedToken token;
-    token.content = text(item, "content", "an added token");
-    token.id = id(member(item, "id", "an added token"), token.content);
+    token.content = text(item, "content", where);
+    token.id = id(member(item, "id", where), token.content);
     if (token.content.empty()) refuse("an added token is empty");
     if (!ids.insert(token.id).second) refuse(fmt::format("two added tokens have id {}", token.id));
-    unused(item, "single_word", "an added token");
-    token.special = flag(item, "special", false, "an added token");
-    token.normalized = flag(item, "normalized", !token.special, "an added token");
-    token.lstrip = flag(item, "lstrip", false, "an added token");
-    token.rstrip = flag(item, "rstrip", false, "an added token");
+    if (!contents.insert(token.content).second) refuse(fmt::format("added token '{}' twice", token.content));
+    token.single_word = flag(item, "single_word", {}, where);
+    token.special = flag(item, "special", {}, where);
+    token.normalized = flag(item, "normalized", {}, where);
+    token.lstrip = flag(item, "lstrip", {}, where);
+    token.rstrip = flag(item, "rstrip", {}, where);
     if (const auto known = parts.vocabulary.find(token.content);
         known != parts.vocabulary.end() && known->second != token.id)
       refuse(fmt::format("added token '{}' has id {} here and {} in the vocabulary", token.content, token.id,
@@ -225,6 +313,11 @@ void Reader::added_tokens(const Json& list, TokenizerParts& parts) const {
     if (const auto other = token_of.find(token.id); other != token_of.end() && other->second != token.content)
       refuse(fmt::format("added token '{}' has the id {} of the vocabulary's '{}'", token.content, token.id,
                          other->second));
+    // The format's readers number added tokens by their place behind the vocabulary, whatever ids they have.
+    if (!parts.vocabulary.contains(token.content))
+      if (const std::size_t given = next++; given != token.id)
+        refuse(fmt::format("added token '{}' has id {}, but its place in the list gives it id {}",
+                           token.content, token.id, given));
     parts.added.push_back(std::move(token));
   }
 }
@@ -241,6 +334,7 @@ TokenizerParts read_tokenizer_parts(const Json& file, const std::string& origin)
     const auto found = file.find(key);
     return found == file.end() ? Json() : *found;
   };
+  reader.version(file);
   reader.unused(file, "truncation", "the tokenizer");
   reader.unused(file, "padding", "the tokenizer");
   TokenizerParts parts;

@@ -2,32 +2,25 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "core/base/json.h"
+#include "data/tokenizer/added_tokens.h"
 #include "data/tokenizer/bpe.h"
 #include "data/tokenizer/pretokenizer.h"
 
 namespace tessera {
 
-struct AddedToken {
-  std::uint32_t id = 0;
-  std::string content;
-  bool special = false;
-  bool normalized = false;              // looked for in normalised text, else in the text as given
-  bool lstrip = false, rstrip = false;  // takes white space on that side along
-};
-
 struct TokenizerParts {
   std::unordered_map<std::string, std::uint32_t> vocabulary;  // token as written in the file to id
-  std::array<std::uint32_t, 256> byte_ids{};
+  std::array<std::uint32_t, 256> byte_ids{};                  // Bpe::no_id where there is none
+  Bpe::Unknown unknown;
   std::vector<Bpe::Merge> merges;
   bool ignore_merges = false;  // a piece that is a token is not merged
   bool nfc = false;
-  std::vector<Split> splits;
+  PreTokenizer pre_tokenizer;
   std::vector<AddedToken> added;
 };
 

@@ -1,12 +1,15 @@
 // Releases: what is read, written and refused, on tiny models with random weights.
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/import.h"
 #include "checkpoint/model_source.h"
 #include "checkpoint/publish.h"
 #include "checkpoint/safetensors.h"
@@ -167,6 +170,89 @@ TEST_F(Release, LeavesNothingWhereItRefuses) {
   EXPECT_SAYS("not finite", message([&] { publish_to("out", options); }));
   EXPECT_FALSE(fs::exists(root_ / "out"));
   EXPECT_FALSE(fs::exists(root_ / "out.tmp"));
+}
+
+TEST_F(Release, ReadsNoFileThroughALinkOutOfTheDirectory) {
+  fs::create_directories(root_ / "elsewhere");
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "LICENSE"})
+    io::write_atomically(root_ / "in" / name, "{}");
+  EXPECT_EQ(defect(), "no error");
+  for (const char* name : {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+                           "generation_config.json", "LICENSE"}) {
+    const fs::path here = root_ / "in" / name;
+    const fs::path there = root_ / "elsewhere" / name;
+    fs::rename(here, there);
+    fs::create_symlink(there, here);
+    EXPECT_SAYS("link out of the directory", defect()) << name;
+    fs::remove(here);
+    fs::create_symlink(root_ / "nowhere", here);
+    EXPECT_SAYS("cannot be followed", defect()) << name;
+    fs::remove(here);
+    fs::rename(there, here);
+  }
+  fs::rename(root_ / "in/LICENSE", root_ / "in/own");
+  fs::create_symlink("own", root_ / "in/LICENSE");  // within the directory
+  EXPECT_EQ(defect(), "no error");
+}
+
+TEST_F(Release, ReadsTheHubsCache) {
+  const fs::path hub = root_ / "models--a--b";
+  fs::create_directories(hub / "blobs");
+  fs::create_directories(hub / "snapshots/0123");
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    fs::rename(root_ / "in" / name, hub / "blobs" / ("hash-of-" + std::string(name)));
+    fs::create_symlink("../../blobs/hash-of-" + std::string(name), hub / "snapshots/0123" / name);
+  }
+  EXPECT_EQ(message([&] { open_release(hub / "snapshots/0123"); }), "no error");
+}
+
+TEST_F(Release, SaysWhatIsNoFile) {
+  ASSERT_EQ(::mkfifo((root_ / "in/tokenizer.json").c_str(), 0600), 0);
+  EXPECT_SAYS("not a regular file", defect());
+  fs::remove(root_ / "in/tokenizer.json");
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n";
+  for (const char* name : {"tokenizer.json", "merges.txt", "model.safetensors", "config.json"}) {
+    const std::string before = fs::exists(root_ / "in" / name) ? io::read_text(root_ / "in" / name) : "";
+    io::write_atomically(root_ / "in" / name, pointer);
+    EXPECT_SAYS("Git LFS pointer", defect()) << name;
+    if (before.empty())
+      fs::remove(root_ / "in" / name);
+    else
+      io::write_atomically(root_ / "in" / name, before);
+  }
+  io::write_atomically(root_ / "in/config.json", config_text + std::string(1, '\0'));
+  EXPECT_SAYS("NUL", defect());
+}
+
+TEST_F(Release, ImportLooksAtEveryFile) {
+  const auto import = [&](ImportOptions options = {}) {
+    fs::remove_all(root_ / "checkpoint");
+    return message([&] { import_release(open_release(root_ / "in"), root_ / "checkpoint", options); });
+  };
+  EXPECT_EQ(import(), "no error");
+  for (const char* name : {"tokenizer.json", "generation_config.json"}) {
+    for (const std::string& text : {std::string(), std::string("{"), std::string("{}\0", 3)}) {
+      io::write_atomically(root_ / "in" / name, text);
+      EXPECT_SAYS("invalid JSON", import()) << name << " " << text;
+      EXPECT_FALSE(fs::exists(root_ / "checkpoint"));
+    }
+    fs::remove(root_ / "in" / name);
+  }
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    {
+      SafetensorsWriter writer(root_ / "in/model.safetensors", tensors_);
+      for (const SafetensorsTensor& tensor : writer.tensors()) {
+        std::vector<float> values(static_cast<std::size_t>(tensor.numel()), 0.5F);
+        if (tensor.name == "model.embed_tokens.weight") values[5 * 32 + 7] = bad;
+        writer.write_floats(tensor.name, 0, values);
+      }
+      writer.finish();
+    }
+    EXPECT_SAYS("'model.embed_tokens.weight' is", import());
+    EXPECT_SAYS("at [5, 7]", import());
+    EXPECT_FALSE(fs::exists(root_ / "checkpoint"));
+    EXPECT_EQ(import({.allow_nonfinite = true}), "no error");
+  }
 }
 
 }  // namespace

@@ -25,6 +25,42 @@ def make(dialect, texts, vocab_size):
     return tokenizer
 
 
+def _nested(*parts):
+    return pre_tokenizers.Sequence(list(parts))
+
+
+def _byte_level(add_prefix_space=False, use_regex=True):
+    return pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=use_regex)
+
+
+# Tokenizers learnt without all bytes to begin with, so that some have no token; what stands in for them; pre-tokenizers.
+SPARSE = {
+    "smollm": (None, False, None, lambda: _nested(pre_tokenizers.Digits(True), _byte_level())),
+    "olmo": (None, False, normalizers.NFC, _byte_level),
+    "dolma2": (None, False, None, lambda: _nested(pre_tokenizers.Split(Regex(LLAMA3), "removed", invert=True), _byte_level(use_regex=False))),
+    "unknown": ("<unk>", False, None, lambda: _nested(pre_tokenizers.Digits(False), _nested(pre_tokenizers.Split(" ", "merged_with_next"), _byte_level(use_regex=False)))),
+    "fused": ("<unk>", True, None, lambda: _nested(pre_tokenizers.Split(Regex(r"[.,;]"), "merged_with_previous"), _byte_level(add_prefix_space=True))),
+}
+
+
+def make_sparse(name, texts, vocab_size):
+    unknown, fused, normalizer, pre_tokenizer = SPARSE[name]
+    tokenizer = Tokenizer(models.BPE(unk_token=unknown, fuse_unk=fused))
+    tokenizer.pre_tokenizer = pre_tokenizer()
+    if normalizer:
+        tokenizer.normalizer = normalizer()
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [unknown] if unknown else []
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False))
+    tokenizer.add_special_tokens(["<|end_of_text|>", "<|end|>"])
+    tokenizer.add_tokens([AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)])
+    tokenizer.add_tokens([AddedToken("word", single_word=True), AddedToken("caf\u00e9", normalized=True), AddedToken("[M]", lstrip=True, rstrip=True, normalized=False, special=True)])
+    return tokenizer
+
+
+ADDED_EDGES = ["word words sword word, (word)_word \u00e9word word\u0301 \u00b2word", "a\u3000[M]\u2003b [M][M] [M", "cafe\u0301 caf\u00e9 cafe", "x" + " " * 60 + "y" + " " * 25, "<|end|><|end_of_text|><|end_of_te", "12 345 6\u00bd\u2167 a1",
+               "a.b, c;d. e,, f;;", " lead trail "]
+
 EDGES = [
     "", " ", "  ", "\n", "\r\n\r\n", "a\u00a0b\u2003c\u202fd\u3000e", "\u180e\u180ex", "\t tab\x0b\x0c\x85 next", "x" * 300, " " * 300, "\n" * 300,
     "1234567890" * 30, "I'm we'LL they'Re DON'T it's'S", "caf\u00e9 cafe\u0301 \u212b A\u030a", "e" + "\u0301" * 120, "\u1e0b\u0323 d\u0323\u0307",
