@@ -19,4 +19,5 @@ for language in de fr ru zh_CN ja ko hi el es sv cs; do
   head -c 150000 "$work/pages" | iconv -c -f utf-8 -t utf-8 2>/dev/null || true  # drops a character cut at the end
 done > "$work/text"
 "$python" tests/peers/tokenizers_check.py "$tessera" "$work/text" "$work"
+"$python" tests/peers/patterns_check.py "$tessera" "$work"
 "$python" tests/peers/files_check.py "$tessera" "$PWD/configs" "$work/files"

@@ -204,7 +204,7 @@ const std::vector<std::string_view>& PreTokenizer::pieces(std::string_view text)
   if (space_) {
     spaced.clear();
     for (std::string_view& piece : pieces)
-      if (!piece.starts_with(' ')) piece = spaced.emplace_back(" " + std::string(piece));
+      if (!piece.starts_with(' ')) piece = spaced.emplace_back(1, ' ').append(piece);
   }
   apply(after_);
   return pieces;

@@ -1,5 +1,6 @@
 #include "data/tokenizer/tokenizer_json.h"
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -77,6 +78,9 @@ class Reader {
   void decoder(const Json& part) const;
   void post_processor(const Json& part) const;
   void template_pieces(const Json& pieces) const;
+  void template_token(const std::string& name, const Json& token) const;
+  const Json& list(const Json& part, const char* key, const char* where) const;
+  bool byte_level_regex(const Json& part, const char* where) const;
   void added_tokens(const Json& list, TokenizerParts& parts) const;
 
  private:
@@ -168,13 +172,32 @@ void Reader::merges(const Json& list, TokenizerParts& parts) const {
   }
 }
 
+// The parts of a Sequence.
+const Json& Reader::list(const Json& part, const char* key, const char* where) const {
+  const Json& inner = member(part, key, where);
+  if (!inner.is_array())
+    refuse(fmt::format("'{}' of {} is {}; it must be a list", key, where, inner.dump().substr(0, 80)));
+  for (const Json& one : inner)
+    if (one.is_null()) refuse(fmt::format("'{}' of {} holds null", key, where));
+  return inner;
+}
+
+// ByteLevel's options, which pre-tokenizers, post-processors and decoders share; use_regex, which may be left
+// out.
+bool Reader::byte_level_regex(const Json& part, const char* where) const {
+  only(part, {"type", "add_prefix_space", "trim_offsets", "use_regex"}, where);
+  flag(part, "add_prefix_space", {}, where);
+  flag(part, "trim_offsets", {}, where);
+  return !part.contains("use_regex") || flag(part, "use_regex", {}, where);
+}
+
 void Reader::normalizer(const Json& part, TokenizerParts& parts) const {
   if (part.is_null()) return;
   const std::string type = text(part, "type", "the normalizer");
   if (type == "NFC") {
     parts.nfc = true;
   } else if (type == "Sequence") {
-    for (const Json& inner : member(part, "normalizers", "the normalizer")) normalizer(inner, parts);
+    for (const Json& inner : list(part, "normalizers", "the normalizer")) normalizer(inner, parts);
   } else {
     refuse(fmt::format("normalizer '{}' is not known; there are: NFC, Sequence", type));
   }
@@ -185,23 +208,16 @@ void Reader::pre_tokenizer(const Json& part, TokenizerParts& parts, bool& byte_l
   const std::string type = text(part, "type", "the pre-tokenizer");
   if (type == "Sequence") {
     only(part, {"type", "pretokenizers"}, "the pre-tokenizer Sequence");
-    const Json& inner = member(part, "pretokenizers", "the pre-tokenizer");
-    if (!inner.is_array())
-      refuse(fmt::format("'pretokenizers' of the pre-tokenizer is {}; it must be a list",
-                         inner.dump().substr(0, 80)));
-    for (const Json& one : inner) {
-      if (one.is_null()) refuse("the pre-tokenizer Sequence holds null");
-      pre_tokenizer(one, parts, byte_level);
-    }
+    for (const Json& inner : list(part, "pretokenizers", "the pre-tokenizer"))
+      pre_tokenizer(inner, parts, byte_level);
     return;
   }
   if (byte_level) refuse("a pre-tokenizer follows ByteLevel, which must be the last");
   if (type == "ByteLevel") {
     const char* const where = "the pre-tokenizer ByteLevel";
-    only(part, {"type", "add_prefix_space", "trim_offsets", "use_regex"}, where);
-    flag(part, "trim_offsets", {}, where);  // does not concern ids
+    const bool regex = byte_level_regex(part, where);
     if (flag(part, "add_prefix_space", {}, where)) parts.pre_tokenizer.add_space_before();
-    if (flag(part, "use_regex", true, where)) parts.pre_tokenizer.add(Split(gpt2_pattern, origin_));
+    if (regex) parts.pre_tokenizer.add(Split(gpt2_pattern, origin_));
     byte_level = true;
   } else if (type == "Digits") {
     const char* const where = "the pre-tokenizer Digits";
@@ -245,8 +261,10 @@ void Reader::decoder(const Json& part) const {
   if (part.is_null()) refuse("it has no decoder; byte-level tokenizers have ByteLevel");
   const std::string type = text(part, "type", "the decoder");
   if (type == "Sequence") {
-    for (const Json& inner : member(part, "decoders", "the decoder")) decoder(inner);
-  } else if (type != "ByteLevel") {
+    for (const Json& inner : list(part, "decoders", "the decoder")) decoder(inner);
+  } else if (type == "ByteLevel") {
+    byte_level_regex(part, "the decoder ByteLevel");
+  } else {
     refuse(fmt::format("decoder '{}' is not known; there are: ByteLevel, Sequence", type));
   }
 }
@@ -256,17 +274,31 @@ void Reader::post_processor(const Json& part) const {
   if (part.is_null()) return;
   const std::string type = text(part, "type", "the post-processor");
   if (type == "Sequence") {
-    for (const Json& inner : member(part, "processors", "the post-processor")) post_processor(inner);
+    for (const Json& inner : list(part, "processors", "the post-processor")) post_processor(inner);
   } else if (type == "TemplateProcessing") {
     only(part, {"type", "single", "pair", "special_tokens"}, "the post-processor");
     template_pieces(member(part, "single", "the post-processor"));
     template_pieces(member(part, "pair", "the post-processor"));
     const Json& tokens = member(part, "special_tokens", "the post-processor");
     if (!tokens.is_object()) refuse("special_tokens of the post-processor is no object");
-  } else if (type != "ByteLevel") {
+    for (const auto& [name, token] : tokens.items()) template_token(name, token);
+  } else if (type == "ByteLevel") {
+    byte_level_regex(part, "the post-processor ByteLevel");
+  } else {
     refuse(fmt::format("post-processor '{}' is not known; there are: ByteLevel, TemplateProcessing, Sequence",
                        type));
   }
+}
+
+void Reader::template_token(const std::string& name, const Json& token) const {
+  const auto all = [&](const char* key, bool (Json::*is)() const noexcept) {
+    const auto found = token.find(key);
+    return found != token.end() && found->is_array() &&
+           std::all_of(found->begin(), found->end(), [&](const Json& one) { return (one.*is)(); });
+  };
+  if (!token.is_object() || !token.contains("id") || !token["id"].is_string() ||
+      !all("ids", &Json::is_number_unsigned) || !all("tokens", &Json::is_string))
+    refuse(fmt::format("special token '{}' of the post-processor is {}", name, token.dump().substr(0, 80)));
 }
 
 void Reader::template_pieces(const Json& pieces) const {
@@ -285,7 +317,6 @@ void Reader::template_pieces(const Json& pieces) const {
 }
 
 void Reader::added_tokens(const Json& list, TokenizerParts& parts) const {
-  if (list.is_null()) return;
   if (!list.is_array()) refuse("added_tokens is no list");
   const char* const where = "an added token";
   std::unordered_set<std::uint32_t> ids;
@@ -345,7 +376,7 @@ TokenizerParts read_tokenizer_parts(const Json& file, const std::string& origin)
   if (!byte_level) reader.refuse("its pre-tokenizer has no ByteLevel: not a byte-level tokenizer");
   reader.decoder(part("decoder"));
   reader.post_processor(part("post_processor"));
-  reader.added_tokens(part("added_tokens"), parts);
+  if (file.contains("added_tokens")) reader.added_tokens(file["added_tokens"], parts);
   return parts;
 }
 
