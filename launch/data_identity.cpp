@@ -40,13 +40,13 @@ void compare_streams(const Json& data_meta, const Dataset& data, const std::stri
   }
   const auto samples = data_meta.at("samples").get<std::uint64_t>();
   const std::vector<std::uint64_t> now = data.positions(samples);
-  const auto then = data_meta.at("source_samples").get<std::vector<std::uint64_t>>();
+  const Json& then = data_meta.at("source_samples");
   for (std::size_t i = 0; i < now.size(); ++i)
-    if (then.at(i) != now[i])
+    if (then.at(i) != Json(now[i]))
       fail_usage(
           "'{}' drew {} of its first {} samples from '{}', where this version of tessera draws {}: go on "
           "with the version that began the run",
-          origin, then[i], samples, data.file(i).path().string(), now[i]);
+          origin, then[i].dump(), samples, data.file(i).path().string(), now[i]);
 }
 
 }  // namespace
