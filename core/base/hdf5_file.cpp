@@ -1,7 +1,12 @@
 #include "core/base/hdf5_file.h"
 
+#include <fcntl.h>
 #include <hdf5.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <string_view>
@@ -36,6 +41,62 @@ int reason() {
                   error_number == 0 ? "it does not say why" : errno_text(error_number));
   if (error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG) throw io::DiskFull(message);
   throw Error(message);
+}
+
+// A file in memory, for HDF5 to write to instead of the one that it opened: where a write fails, HDF5 1.10
+// keeps the closed file half open, and its room with it, and ends the process with SIGSEGV when it exits. A
+// dataset that nobody fills takes no memory.
+class MemoryFile {
+ public:
+  MemoryFile() : fd_(::memfd_create("tessera", MFD_CLOEXEC)) {
+    if (fd_ < 0) fail("cannot make a file in memory: {}", errno_text(errno));
+  }
+  ~MemoryFile() { ::close(fd_); }
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+
+  // False where that cannot be.
+  bool take_place_of(hid_t file) const {
+    void* descriptor = nullptr;
+    return H5Fget_vfd_handle(file, H5P_DEFAULT, &descriptor) >= 0 &&
+           ::dup3(fd_, *static_cast<const int*>(descriptor), O_CLOEXEC) >= 0;
+  }
+
+  // What was written; the rest stays a hole.
+  void copy_to(io::File& file) const {
+    std::vector<std::byte> block(std::size_t{1} << 20);
+    for (off_t at = ::lseek(fd_, 0, SEEK_DATA); at >= 0; at = ::lseek(fd_, at, SEEK_DATA)) {
+      const off_t end = ::lseek(fd_, at, SEEK_HOLE);
+      while (at < end) {
+        const auto wanted = std::min(block.size(), static_cast<std::size_t>(end - at));
+        const ssize_t n = ::pread(fd_, block.data(), wanted, at);
+        if (n <= 0) fail("cannot read a file in memory: {}", errno_text(errno));
+        file.write_at(static_cast<std::uint64_t>(at), std::span(block).first(static_cast<std::size_t>(n)));
+        at += n;
+      }
+    }
+    file.truncate(static_cast<std::uint64_t>(::lseek(fd_, 0, SEEK_END)));
+  }
+
+ private:
+  int fd_;
+};
+
+// A limit on the size of files would hit HDF5 too.
+void require_allowed(const std::filesystem::path& path, std::span<const Hdf5Dataset> datasets,
+                     std::uint64_t user_block) {
+  constexpr std::uint64_t structure = 4096;
+  std::uint64_t bytes = user_block + structure + datasets.size() * 1024;
+  for (const Hdf5Dataset& dataset : datasets) {
+    std::uint64_t size = bytes_per_element(dataset.dtype);
+    for (const std::uint64_t dim : dataset.shape) size *= dim;
+    bytes += size;
+  }
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < bytes)
+    throw io::DiskFull(
+        fmt::format("cannot write '{}': it needs about {} bytes, and files may have {} (ulimit -f)",
+                    path.string(), bytes, limit.rlim_cur));
 }
 
 // Closes an HDF5 identifier; one that could not be made is an Error.
@@ -97,12 +158,20 @@ std::uint64_t add_dataset(const Handle& file, const Hdf5Dataset& dataset, const 
 std::vector<std::uint64_t> create_hdf5_file(const std::filesystem::path& path,
                                             std::span<const Hdf5Dataset> datasets, std::uint64_t user_block) {
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // errors come as ours, not as stacks on stderr
-  const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, path);
-  H5Pset_userblock(*creation, user_block);
-  const Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, *creation, H5P_DEFAULT), H5Fclose, path);
+  require_allowed(path, datasets, user_block);
+  io::File out = io::File::create(path);
+  const MemoryFile memory;
   std::vector<std::uint64_t> offsets;
-  for (const Hdf5Dataset& dataset : datasets) offsets.push_back(add_dataset(file, dataset, path));
-  if (H5Fflush(*file, H5F_SCOPE_GLOBAL) < 0) fail_to_write(path);
+  {
+    const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, path);
+    H5Pset_userblock(*creation, user_block);
+    const Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, *creation, H5P_DEFAULT), H5Fclose, path);
+    if (!memory.take_place_of(*file)) fail_to_write(path);
+    for (const Hdf5Dataset& dataset : datasets) offsets.push_back(add_dataset(file, dataset, path));
+    if (H5Fflush(*file, H5F_SCOPE_GLOBAL) < 0) fail_to_write(path);
+  }
+  memory.copy_to(out);
+  out.close();
   return offsets;
 }
 
