@@ -18,6 +18,7 @@ namespace tessera {
 namespace {
 
 namespace fs = std::filesystem;
+constexpr const char* lock_name = "tessera.lock";
 
 std::string host_name() {
   char name[256] = "unknown";
@@ -87,7 +88,7 @@ std::string if_gone(const std::string& holder) {
 
 }  // namespace
 
-DirectoryLock::DirectoryLock(const fs::path& dir) : path_(dir / "tessera.lock") {
+DirectoryLock::DirectoryLock(const fs::path& dir) : path_(dir / lock_name) {
   take();
 }
 
@@ -117,7 +118,8 @@ void DirectoryLock::take() {
     break;
   }
   file_->truncate(0);
-  const std::string self = describe_self() + "\n";
+  if (holder_.empty()) holder_ = describe_self();
+  const std::string self = holder_ + "\n";
   file_->write_at(0, std::as_bytes(std::span(self)));
 }
 
@@ -149,7 +151,15 @@ void DirectoryLock::require_held() {
 }
 
 DirectoryLock::DirectoryLock(DirectoryLock&& other) noexcept
-    : path_(std::move(other.path_)), file_(std::exchange(other.file_, std::nullopt)) {}
+    : path_(std::move(other.path_)),
+      holder_(std::move(other.holder_)),
+      file_(std::exchange(other.file_, std::nullopt)) {}
+
+void DirectoryLock::release(const fs::path& dir, const std::string& holder) {
+  const fs::path path = dir / lock_name;
+  std::error_code error;
+  if (fs::exists(path, error) && read_holder(io::File::open_read(path)) == holder) ::unlink(path.c_str());
+}
 
 DirectoryLock::~DirectoryLock() {
   if (file_ && is_held()) ::unlink(path_.c_str());

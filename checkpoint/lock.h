@@ -26,11 +26,18 @@ class DirectoryLock {
   DirectoryLock(DirectoryLock&& other) noexcept;
   DirectoryLock& operator=(DirectoryLock&&) = delete;
 
+  // Names the holder, as the file does.
+  const std::string& holder() const { return holder_; }
+  // Takes the lock away in the name of its holder, whose job ends by force; does nothing where another has
+  // it.
+  static void release(const std::filesystem::path& dir, const std::string& holder);
+
  private:
   void take();
   bool is_held() const;
 
   std::filesystem::path path_;
+  std::string holder_;
   std::optional<io::File> file_;
 };
 

@@ -5,10 +5,12 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "core/base/activity.h"
 #include "core/base/error.h"
 #include "core/base/hash.h"
 #include "core/base/io.h"
 #include "core/base/json.h"
+#include "core/base/pages.h"
 #include "data/token_file_format.h"
 
 namespace tessera {
@@ -63,6 +65,7 @@ struct TokenFile::State {
   void check_chunk(const Section& section, std::uint64_t chunk, const char* what) const {
     const std::uint64_t begin = chunk * chunk_bytes;
     const std::uint64_t size = std::min(chunk_bytes, section.bytes() - begin);
+    io::wait_for_pages(path, mapping.bytes().subspan(section.offset + begin, size));
     if (xxh3_128_hex(mapping.bytes().subspan(section.offset + begin, size)) != section.hashes[chunk])
       fail("'{}': {} at byte {} are damaged (hash differs); prepare the file again", path.string(), what,
            section.offset + begin);
@@ -171,12 +174,15 @@ void TokenFile::read(std::int64_t begin, std::span<std::int32_t> out) const {
   if (out.empty()) return;
   const auto first = static_cast<std::uint64_t>(begin);
   assert(begin >= 0 && first + out.size() <= s.tokens.count);
+  io::wait_for_pages(s.path, s.mapping.bytes().subspan(s.tokens.offset + first * s.tokens.element,
+                                                       out.size() * s.tokens.element));
   s.check_tokens(first, first + out.size() - 1);
   for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<std::int32_t>(s.token(first + i));
 }
 
 std::vector<std::int64_t> TokenFile::boundaries(std::int64_t begin, std::int64_t end) const {
   const State& s = *state_;
+  const DoingScope scope(Doing::uses_storage, "read of", s.path);
   s.check_documents();
   std::uint64_t low = 0;
   std::uint64_t high = s.documents.count;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/activity.h"
 #include "core/base/error.h"
 #include "core/base/mutant.h"
 #include "parallel/comm/communicator.h"
@@ -69,6 +70,7 @@ Evaluation evaluate(Engine& engine, const TokenFile& file, const BatchShape& bat
   std::vector<double> mine;
   std::int64_t tokens = 0;
   for (std::int64_t i = 0; i < share; ++i) {
+    set_position(fmt::format("validation: batch {} of {} of '{}'", i + 1, share, file.path().string()));
     const auto samples =
         windows_from(file, (ranks.rank() * share + i) * batch.micro_batch, batch, document_mask);
     for (const Sample& sample : samples) tokens += sample.counted;

@@ -4,7 +4,9 @@
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "core/base/activity.h"
 #include "core/base/hash.h"
 #include "core/base/io.h"
 #include "core/base/log.h"
@@ -135,10 +137,13 @@ void fail_at_its_key(const Config& config, const Error& error) {
 }
 
 RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOptions&) {
+  set_position("start: comparing programs and configs");
   check_same_program(ranks);
   check_same_config(config, ranks);
   RunSetup setup;
   set_up_device(config, ranks, setup);
+  set_position("start: opening the data");
+  std::optional<DoingScope> opening(std::in_place, Doing::uses_storage, "the data's files");
   std::vector<SourceSpec> sources;
   for (const Source& source : config.data.train) sources.push_back({source.path, source.weight});
   setup.data =
@@ -150,6 +155,8 @@ RunSetup set_up_run(const Config& config, ProcessGroup& ranks, const TrainOption
       fail("'{}' and '{}' were made with different tokenizers", source.path, first.path().string());
   }
   setup.description.files = tokenizer_files(config, first);
+  opening.reset();
+  set_position("start: building the model");
   setup.description.dtype = config.train.precision == Precision::bf16 ? DType::bf16 : DType::f32;
   setup.description.release =
       make_release_config(find_family(config.model.family), model_keys(config, first.info()), "model");
@@ -177,6 +184,8 @@ void initialize_weights(const Config& config, const ReleaseConfig& model, Engine
     engine.initialize(config.init.seed);
     return;
   }
+  set_position("start: reading the weights to begin with");
+  const DoingScope scope(Doing::uses_storage, "read of", *config.init.from);
   // All ranks read the checkpoint that rank 0 finds: the directory may be another job's, and get newer ones.
   ProcessGroup& ranks = engine.mesh().world();
   const std::string found =

@@ -6,6 +6,7 @@
 
 #include "checkpoint/meta.h"
 #include "checkpoint/retention.h"
+#include "core/base/activity.h"
 #include "core/base/io.h"
 #include "core/base/log.h"
 #include "core/tensor/device.h"
@@ -141,6 +142,8 @@ void save_run(const Config& config, const RunPosition& position, const Engine& e
 }
 
 std::optional<SavedRun> find_run(const Config& config, ProcessGroup& ranks) {
+  set_position("start: looking for checkpoints");
+  const DoingScope scope(Doing::uses_storage, "search of", config.checkpoint.dir);
   RankCoordination coordination(ranks);
   const auto warn = [](const std::string& line) { log::warn("{}", line); };
   if (ranks.rank() == 0)
@@ -165,6 +168,8 @@ std::optional<SavedRun> find_run(const Config& config, ProcessGroup& ranks) {
 
 void load_run(const SavedRun& saved, Engine& engine) {
   const LoadedCheckpoint& checkpoint = saved.checkpoint;
+  set_position("start: reading the checkpoint");
+  const DoingScope scope(Doing::uses_storage, "read of", checkpoint.path());
   for (const Engine::Owned& part : engine.held())
     for_each_state(part, [&](const char* state, const Tensor& values) {
       const TensorInfo* info = checkpoint.find(part.name, state);

@@ -7,8 +7,10 @@
 
 #include "checkpoint/lock.h"
 #include "checkpoint/store.h"
+#include "core/base/activity.h"
 #include "core/base/log.h"
 #include "core/base/progress.h"
+#include "core/base/watch.h"
 #include "core/tensor/device.h"
 #include "launch/batches.h"
 #include "launch/estimate.h"
@@ -40,6 +42,7 @@ struct Trainer::State {
   ProcessGroup& ranks;
   TrainOptions options;
   std::optional<DirectoryLock> lock;
+  std::optional<LastWill> unlock;  // of any rank that ends the job by force
   RunSetup setup;
   std::unique_ptr<Engine> engine;
   RunPosition position;
@@ -49,6 +52,8 @@ struct Trainer::State {
   double smoothed = 0;  // seconds of a step
   double longest = 0;
 
+  void take_lock();
+  void be_patient() const;
   std::vector<Sample> load_microbatch(std::int64_t index) const;
   void step();
   StepMetrics finish_step();
@@ -57,6 +62,25 @@ struct Trainer::State {
   bool save();
   ExitCode train();
 };
+
+// One rank holds the lock, and whoever ends the job takes it away.
+void Trainer::State::take_lock() {
+  const DoingScope scope(Doing::uses_storage, "taking of the lock of", config.checkpoint.dir);
+  if (ranks.rank() == 0) lock.emplace(config.checkpoint.dir);
+  const std::string holder = ranks.all_gather_text(lock ? lock->holder() : "").front();
+  unlock.emplace([dir = config.checkpoint.dir, holder] { DirectoryLock::release(dir, holder); });
+}
+
+// Until a step has been seen no one knows how long one takes.
+void Trainer::State::be_patient() const {
+  const double known = longest == 0 ? first_patience : std::max(60.0, 10 * longest);
+  const double work = config.train.watchdog ? *config.train.watchdog : known;
+  const double storage =
+      storage_factor * (config.train.watchdog ? *config.train.watchdog : std::max(60.0, longest));
+  const double longest_call = config.train.storage_watchdog ? *config.train.storage_watchdog : storage;
+  ranks.set_patience(std::max(work, longest_call));  // with others, where that is all it has
+  set_patience(work, longest_call);
+}
 
 std::vector<Sample> Trainer::State::load_microbatch(std::int64_t index) const {
   std::vector<Sample> samples;
@@ -71,7 +95,7 @@ void Trainer::State::step() {
   const auto start = Clock::now();
   StepMetrics now;
   now.step = position.step;
-  ranks.set_position(fmt::format("step {}", position.step));
+  set_position(fmt::format("step {}", position.step));
   std::vector<std::vector<Sample>> microbatches;
   std::int64_t counted = 0;
   for (const std::int64_t index : engine->microbatches()) {
@@ -121,6 +145,7 @@ StepMetrics Trainer::State::finish_step() {
 // Of a finished step: into the log. False where the run must end.
 bool Trainer::State::note(const StepMetrics& now) {
   if (metrics) {
+    const DoingScope scope(Doing::uses_storage, "writing of the log");
     metrics->step(now);
     const bool last = now.step + 1 == config.train.steps;
     if (now.step % config.log.every == 0 || last) Metrics::print_progress(now, config.train.steps);
@@ -151,9 +176,9 @@ void Trainer::State::validate() {
     total += one.loss * static_cast<double>(one.tokens);
     tokens += one.tokens;
   }
-  if (metrics && tokens > 0)
-    metrics->validation(
-        {position.step - 1, tokens, total / static_cast<double>(tokens), seconds_since(start)});
+  if (!metrics || tokens == 0) return;
+  const DoingScope scope(Doing::uses_storage, "writing of the log");
+  metrics->validation({position.step - 1, tokens, total / static_cast<double>(tokens), seconds_since(start)});
 }
 
 // Whether the checkpoint is there. A full disk does not end a run: older checkpoints stand.
@@ -162,6 +187,8 @@ bool Trainer::State::save() {
   position.source_samples =
       setup.data->positions(static_cast<std::uint64_t>(position.step * config.train.global_batch));
   const auto start = Clock::now();
+  set_position(fmt::format("save of step {}", position.step));
+  const DoingScope scope(Doing::uses_storage, "the checkpoint");
   try {
     save_run(config, position, *engine, setup.description, ranks);
     log::info("saved {} in {:.2f} s", checkpoint_path(config.checkpoint.dir, position.step).string(),
@@ -181,7 +208,6 @@ ExitCode Trainer::State::train() {
   const std::int64_t steps = config.train.steps;
   if (position.step >= steps) log::info("step {} of {} is done: nothing to train", position.step, steps);
   bool saved = true;
-  if (config.train.watchdog) ranks.set_patience(*config.train.watchdog);
   last_finish = Clock::now();
   while (position.step < steps) {
     step();
@@ -193,7 +219,7 @@ ExitCode Trainer::State::train() {
     const std::size_t ahead = engine->runs_ahead() && !due && !evaluates ? 1 : 0;
     while (in_flight.size() > ahead)
       if (!note(finish_step())) return ExitCode::numbers_suspect;
-    ranks.set_patience(config.train.watchdog ? *config.train.watchdog : std::max(60.0, 10 * longest));
+    be_patient();
     if (due) saved = save();
     if (stop && !last) {
       log::info("asked to stop: {} at step {}", saved ? "saved" : "NOT saved", position.step);
@@ -208,8 +234,8 @@ ExitCode Trainer::State::train() {
 Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& options)
     : state_(std::make_unique<State>(config, ranks, options)) {
   State& s = *state_;
-  if (ranks.rank() == 0) s.lock.emplace(config.checkpoint.dir);
-  ranks.barrier();
+  s.be_patient();
+  s.take_lock();
   s.setup = set_up_run(s.config, ranks, options);
   const StartPlan start = plan_start(s.config, s.setup, options.fresh, ranks);
   s.position = start.position;

@@ -5,18 +5,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "core/base/activity.h"
 #include "core/base/error.h"
+#include "core/base/pages.h"
 
 namespace tessera::io {
 namespace {
+
+// Bytes that one system call is asked for: so that a slow disk shows progress.
+constexpr std::size_t piece_bytes = std::size_t{4} << 20;
 
 [[noreturn]] void fail_io(const char* verb, const fs::path& path, int error_number) {
   const std::string message =
@@ -33,6 +41,8 @@ struct Fault {
   long after = 0;
   int error_number = 0;
   bool kill = false;
+  bool hang = false;
+  double seconds = 0;  // that a call takes
   std::string substring;
   std::atomic<long> calls{0};
 
@@ -45,10 +55,12 @@ struct Fault {
         parts.emplace_back();
       else
         parts.back() += *c;
-    if (parts.size() < 3) fail_usage("TESSERA_IO_FAULT='{}' is not OP:N:ERRNO[:SUBSTRING]", text);
+    if (parts.size() < 3) fail_usage("TESSERA_IO_FAULT='{}' is not OP:N:WHAT[:SUBSTRING]", text);
     operation = parts[0];
     after = std::strtol(parts[1].c_str(), nullptr, 10);
     kill = parts[2] == "KILL";
+    hang = parts[2] == "HANG";
+    if (parts[2].starts_with("SLOW=")) seconds = std::strtod(parts[2].c_str() + 5, nullptr);
     error_number = parts[2] == "ENOSPC"   ? ENOSPC
                    : parts[2] == "EDQUOT" ? EDQUOT
                    : parts[2] == "EACCES" ? EACCES
@@ -67,6 +79,11 @@ int injected(const char* operation, const fs::path& path) {
   const long call = ++fault.calls;
   if (call < fault.after || (fault.error_number == EINTR && call > fault.after)) return 0;
   if (fault.kill) std::raise(SIGKILL);
+  while (fault.hang) std::this_thread::sleep_for(std::chrono::hours(1));
+  if (fault.seconds > 0) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(fault.seconds));
+    return 0;
+  }
   return fault.error_number;
 }
 
@@ -92,6 +109,7 @@ int fsync_of(int fd, const fs::path& path) {
 }
 
 int open_or_fail(const char* verb, const fs::path& path, int flags) {
+  const DoingScope scope(Doing::uses_storage, "open of", path);
   while (true) {
     const int e = injected("open", path);
     const int fd = e > 0 ? -1 : ::open(path.c_str(), flags | O_CLOEXEC, 0644);
@@ -104,6 +122,7 @@ int open_or_fail(const char* verb, const fs::path& path, int flags) {
 }  // namespace
 
 File File::open_read(const fs::path& path) {
+  const DoingScope scope(Doing::uses_storage, "open of", path);
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) fail_io("read", path, errno);
   if (!S_ISREG(info.st_mode)) fail("cannot read '{}': not a regular file", path.string());
@@ -129,29 +148,38 @@ File& File::operator=(File&& other) noexcept {
   return *this;
 }
 File::~File() {
-  if (fd_ >= 0) ::close(fd_);
+  if (fd_ < 0) return;
+  const DoingScope scope(Doing::uses_storage, "close of", path_);
+  ::close(fd_);
 }
 
 std::uint64_t File::size() const {
+  const DoingScope scope(Doing::uses_storage, "stat of", path_);
   struct stat info {};
   if (::fstat(fd_, &info) != 0) fail_io("stat", path_, errno);
   return static_cast<std::uint64_t>(info.st_size);
 }
 
 void File::read_at(std::uint64_t offset, std::span<std::byte> out) const {
+  const DoingScope scope(Doing::uses_storage, "read of", path_);
+  if (const int e = injected("read", path_); e > 0) fail_io("read", path_, e);
   while (!out.empty()) {
-    const ssize_t n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
+    const std::size_t piece = std::min(out.size(), piece_bytes);
+    const ssize_t n = ::pread(fd_, out.data(), piece, static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_io("read", path_, errno);
     if (n == 0)
       fail("'{}' is truncated: it ends at byte {}, {} more were expected", path_.string(), offset,
            out.size());
+    note_progress();
     out = out.subspan(static_cast<std::size_t>(n));
     offset += static_cast<std::uint64_t>(n);
   }
 }
 
 std::size_t File::read_some(std::span<std::byte> out) {
+  const DoingScope scope(Doing::uses_storage, "read of", path_);
+  if (const int e = injected("read", path_); e > 0) fail_io("read", path_, e);
   while (true) {
     const ssize_t n = ::read(fd_, out.data(), out.size());
     if (n >= 0) return static_cast<std::size_t>(n);
@@ -160,21 +188,26 @@ std::size_t File::read_some(std::span<std::byte> out) {
 }
 
 void File::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
+  const DoingScope scope(Doing::uses_storage, "write of", path_);
   while (!bytes.empty()) {
     const auto at = static_cast<off_t>(offset);
-    const ssize_t n = write_some(fd_, path_, bytes, &at);
+    const std::size_t piece = std::min(bytes.size(), piece_bytes);
+    const ssize_t n = write_some(fd_, path_, bytes.first(piece), &at);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_io("write", path_, errno);
+    note_progress();
     bytes = bytes.subspan(static_cast<std::size_t>(n));
     offset += static_cast<std::uint64_t>(n);
   }
 }
 
 void File::write(std::span<const std::byte> bytes) {
+  const DoingScope scope(Doing::uses_storage, "write of", path_);
   while (!bytes.empty()) {
-    const ssize_t n = write_some(fd_, path_, bytes, nullptr);
+    const ssize_t n = write_some(fd_, path_, bytes.first(std::min(bytes.size(), piece_bytes)), nullptr);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_io("write", path_, errno);
+    note_progress();
     bytes = bytes.subspan(static_cast<std::size_t>(n));
   }
 }
@@ -187,10 +220,12 @@ void File::truncate(std::uint64_t size) {
 }
 
 void File::sync() {
+  const DoingScope scope(Doing::uses_storage, "fsync of", path_);
   if (const int e = fsync_of(fd_, path_); e != 0) fail_io("fsync", path_, e);
 }
 
 void File::close() {
+  const DoingScope scope(Doing::uses_storage, "close of", path_);
   // Linux has closed it whatever it says, and EINTR loses nothing that sync() has not reported.
   if (::close(std::exchange(fd_, -1)) != 0 && errno != EINTR) fail_io("close", path_, errno);
 }
@@ -221,16 +256,19 @@ void write_atomically(const fs::path& path, std::string_view text) {
 }
 
 void rename_file(const fs::path& from, const fs::path& to) {
+  const DoingScope scope(Doing::uses_storage, "rename to", to);
   if (const int e = injected("rename", to); e != 0) fail_io("rename to", to, e);
   if (::rename(from.c_str(), to.c_str()) != 0) fail_io("rename to", to, errno);
 }
 
 void remove_file(const fs::path& path) {
+  const DoingScope scope(Doing::uses_storage, "removal of", path);
   if (const int e = injected("unlink", path); e != 0) fail_io("remove", path, e);
   if (::remove(path.c_str()) != 0 && errno != ENOENT) fail_io("remove", path, errno);
 }
 
 void remove_tree(const fs::path& path) {
+  const DoingScope scope(Doing::uses_storage, "removal of", path);
   if (const int e = injected("unlink", path); e != 0) fail_io("remove", path, e);
   std::error_code error;
   fs::remove_all(path, error);
@@ -238,6 +276,7 @@ void remove_tree(const fs::path& path) {
 }
 
 void sync_folder(const fs::path& path) {
+  const DoingScope scope(Doing::uses_storage, "fsync of", path);
   const int fd = open_or_fail("fsync", path, O_RDONLY | O_DIRECTORY);
   const int error_number = fsync_of(fd, path);
   ::close(fd);
@@ -255,6 +294,16 @@ Mapping::Mapping(const fs::path& path) {
 
 Mapping::~Mapping() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void wait_for_pages(const fs::path& path, std::span<const std::byte> bytes) {
+  const DoingScope scope(Doing::uses_storage, "read of", path);
+  if (const int e = injected("touch", path); e > 0) fail_io("read", path, e);
+  constexpr std::size_t page = 4096;
+  for (std::size_t at = 0; at < bytes.size(); at += page) {
+    static_cast<void>(*static_cast<const volatile std::byte*>(bytes.data() + at));
+    if (at % piece_bytes == 0) note_progress();
+  }
 }
 
 }  // namespace tessera::io

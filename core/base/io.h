@@ -4,10 +4,10 @@
 // and EINTR are handled here. A File belongs to one thread at a time; read_at and write_at take explicit
 // offsets, so several threads may use them on one File.
 //
-// Faults are injected here for tests: TESSERA_IO_FAULT=OP:N:ERRNO[:SUBSTRING] makes the N-th (from 1) call of
-// OP (write, fsync, rename, unlink, open) on a path containing SUBSTRING fail with ERRNO (ENOSPC, EIO, …),
-// and all after it; ERRNO may be KILL, which ends the process on the spot as SIGKILL would, EINTR, which
-// comes once, or SHORT: writes take half of what they are given.
+// For tests TESSERA_IO_FAULT=OP:N:WHAT[:SUBSTRING] does WHAT at the N-th (from 1) call of OP, and all after
+// it, on paths with SUBSTRING. OP: open, read, write, fsync, rename, unlink, touch (pages.h). WHAT: fail with
+// ENOSPC, EIO, …; EINTR, which comes once; SHORT: writes take half of what they are given; KILL the process
+// as SIGKILL would; HANG for ever; or take SLOW=SECONDS and go on.
 #pragma once
 
 #include <cstddef>

@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/base/activity.h"
+
 namespace tessera {
 namespace {
 
@@ -36,6 +38,7 @@ struct ThreadPool::State {
     for (std::int64_t i = next.fetch_add(1); i < items; i = next.fetch_add(1)) {
       try {
         (*task)(i, slot);
+        note_progress();  // the owner's; workers tell of none
       } catch (...) {
         const std::lock_guard lock(mutex);
         if (!error) error = std::current_exception();
@@ -83,7 +86,10 @@ void ThreadPool::parallel_for(std::int64_t items, const std::function<void(std::
 
 void ThreadPool::parallel_for_slots(std::int64_t items, const std::function<void(std::int64_t, int)>& task) {
   if (threads_ == 1 || items <= 1) {
-    for (std::int64_t i = 0; i < items; ++i) task(i, 0);
+    for (std::int64_t i = 0; i < items; ++i) {
+      task(i, 0);
+      note_progress();
+    }
     return;
   }
   State& s = *state_;

@@ -61,6 +61,7 @@ struct TrainConfig {
   bool cuda_graphs = false;
   std::optional<int>
       watchdog;  // seconds; absent (auto): 60, or ten of the longest step so far if that is more
+  std::optional<int> storage_watchdog;  // seconds of one call of storage; absent (auto): ten times watchdog
   std::optional<int> threads;  // of one rank; absent (auto): the cores of the machine, shared among its ranks
 };
 

@@ -193,6 +193,9 @@ Section train_section() {
            "watchdog", TESSERA_MEMBER(train.watchdog), 1 << 30,
            "Seconds without progress after which a run ends, saying where each rank stands; auto is 60, "
            "or ten of the longest step"),
+       auto_integer("storage_watchdog", TESSERA_MEMBER(train.storage_watchdog), 1 << 30,
+                    "The same for one call of storage, such as an fsync, which shows no progress while it "
+                    "lasts; auto is ten times watchdog, 600 where that is auto"),
        auto_integer("threads", TESSERA_MEMBER(train.threads), 4096,
                     "Threads of one rank; auto shares the machine's cores among its ranks")},
       {},

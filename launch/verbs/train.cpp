@@ -1,9 +1,13 @@
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <optional>
 #include <thread>
 
+#include "core/base/activity.h"
 #include "core/base/log.h"
+#include "core/base/watch.h"
 #include "launch/command_line.h"
 #include "launch/config/config.h"
 #include "launch/process.h"
@@ -41,6 +45,7 @@ int train_threads(const Config& config, const TrainArguments& arguments) {
     log::error("{}", cause);
   else
     std::this_thread::sleep_for(std::chrono::seconds(5));  // the rank that speaks ends this one
+  say_and_leave_in_order("");
   MpiSession::abort(static_cast<int>(code));
 }
 
@@ -67,6 +72,14 @@ int train_met(const TrainArguments& arguments) {
     if (meeting.speaks_for_failed_ranks()) log::error("{}", cause);
     return static_cast<int>(code);
   };
+  Activity activity;
+  const ActivityScope scope_of_activity(activity);
+  std::atomic<std::uint32_t> spoken{0};
+  const Watch watch({{*arguments.rank, &activity}}, arguments.ranks, spoken, [&](const Standstill& found) {
+    meeting.speaks_for_failed_ranks();
+    say_and_leave_in_order(found.text, *arguments.rank, arguments.ranks);
+    std::_Exit(static_cast<int>(ExitCode::watchdog));
+  });
   try {
     const auto ranks = make_met_group(meeting, config.train.device);
     watch_for_stop_requests();  // until then a signal ends the wait for the others at once

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
+#include "core/base/activity.h"
 #include "core/tensor/device.h"
 #include "core/tensor/reductions.h"
 
@@ -37,8 +37,7 @@ std::vector<Tensor> line_parts(const Tensor& x, int parts) {
 }  // namespace
 
 std::optional<double> forced_patience() {
-  const char* text = std::getenv("TESSERA_TIMEOUT");
-  const double value = text == nullptr ? 0 : std::strtod(text, nullptr);
+  const double value = timeout_of_environment();
   return value > 0 ? std::optional(value) : std::nullopt;
 }
 

@@ -95,13 +95,13 @@ class ProcessGroup {
   std::vector<std::string> all_gather_text(const std::string& text);  // by rank
 
   // Says what this rank is doing, for messages about ranks that wait. Kept for the whole job, whichever of
-  // its groups is told; so is patience.
+  // its groups is told; so is patience. Both go to the rank's activity (core/base/activity.h).
   virtual void set_position(const std::string& text) = 0;
-  // How long a rank waits for others without progress before it ends the job, saying where each one stands:
-  // Error with exit code watchdog. 30 minutes unless told, or TESSERA_TIMEOUT seconds, which nothing changes.
+  // How long a rank may go without progress before a Watch ends the job, saying where each stands, with exit
+  // code watchdog. 30 minutes unless told, or TESSERA_TIMEOUT seconds, which nothing changes.
   virtual void set_patience(double seconds) = 0;
   // For who waits by other means, in `call`, since so many seconds: throws PeerFailed where a rank is known
-  // to have failed, and the Error of a rank that ends the job, once patience is over.
+  // to have failed, and the Error of one that ends the job where no Watch sees all ranks.
   virtual void still_waiting(const std::string& call, double seconds) = 0;
 
   // Bytes this rank handed to each kind of collective so far.

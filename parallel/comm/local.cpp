@@ -13,10 +13,13 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <thread>
 #include <tuple>
 
+#include "core/base/activity.h"
 #include "core/base/log.h"
+#include "core/base/watch.h"
 #include "core/tensor/device.h"
 
 namespace tessera {
@@ -24,38 +27,23 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// What all groups of a process share: the first failure of any rank, and who stands where. Its lock is taken
-// where ranks stand still or say where they are; a group's own lock may be held then.
+// What all groups of a process share: the first failure of any rank. A group's own lock may be held where its
+// lock is taken.
 class Hub {
  public:
-  // Waits, as `rank`, in `call`, until `done`, or another rank has failed. With the group's lock.
+  // Waits, in `call`, until `done`, or another rank has failed. With the group's lock.
   template <class Done>
-  void wait(std::unique_lock<std::mutex>& lock, std::condition_variable& news, int rank,
-            const std::string& call, Done done) {
-    bool noted = false;
+  void wait(std::unique_lock<std::mutex>& lock, std::condition_variable& news, const std::string& call,
+            Done done) {
+    std::optional<DoingScope> waiting;
     while (!done() && !failed_) {
       // Failures are not announced to each group of ranks: they are looked for.
       if (news.wait_for(lock, std::chrono::milliseconds(50)) == std::cv_status::no_timeout || done())
         continue;
-      noted = true;
-      check_progress(rank, call);
+      if (!waiting) waiting.emplace(Doing::waits, call);
     }
-    if (noted) forget_wait(rank);
     note_progress();
     if (!done()) throw_if_failed();
-  }
-
-  void set_patience(double seconds) {
-    const std::lock_guard lock(mutex_);
-    patience_ = forced_patience().value_or(seconds);
-  }
-
-  // For a rank that waits elsewhere.
-  void still_waiting(int rank, const std::string& call, double seconds) {
-    throw_if_failed();
-    const std::lock_guard lock(mutex_);
-    waiting_[rank] = call;
-    if (seconds > patience_) throw Error(standstill(seconds), ExitCode::watchdog);
   }
 
   void throw_if_failed() const {
@@ -72,13 +60,6 @@ class Hub {
     ended_changed_.notify_all();
   }
 
-  void set_position(int rank, const std::string& text) {
-    const std::lock_guard lock(mutex_);
-    positions_[rank] = text;
-    waiting_.erase(rank);
-    note_progress();
-  }
-
   void note_end() {
     const std::lock_guard lock(mutex_);
     ++ended_;
@@ -92,12 +73,14 @@ class Hub {
     ended_changed_.wait(lock, [&] { return ended_ == ranks || failed_; });
     if (ended_changed_.wait_for(lock, std::chrono::seconds(10), [&] { return ended_ == ranks; })) return;
     ExitCode code = ExitCode::failure;
+    std::string cause;
     try {
       rethrow(ranks);
     } catch (const Error& e) {
       code = e.code();
-      log::error("{}", e.what());
+      cause = e.what();
     }
+    say_and_leave_in_order(cause);
     std::_Exit(static_cast<int>(code));
   }
 
@@ -106,45 +89,20 @@ class Hub {
     try {
       std::rethrow_exception(cause_);
     } catch (const Error& e) {
-      throw Error(ranks > 1 ? fmt::format("rank {}: {}", cause_rank_.load(), e.what()) : e.what(), e.code());
+      const bool names_rank = ranks == 1 || e.code() == ExitCode::watchdog;
+      throw Error(names_rank ? e.what() : fmt::format("rank {}: {}", cause_rank_.load(), e.what()), e.code());
     } catch (const std::exception& e) {
       throw Error(fmt::format("rank {}: {}", cause_rank_.load(), e.what()));
     }
   }
 
  private:
-  void note_progress() { progress_ = Clock::now().time_since_epoch().count(); }
-  void check_progress(int rank, const std::string& call) {
-    const std::lock_guard lock(mutex_);
-    waiting_[rank] = call;
-    const Clock::duration idle = Clock::now().time_since_epoch() - Clock::duration(progress_.load());
-    const double seconds = std::chrono::duration<double>(idle).count();
-    if (!failed_ && seconds > patience_) throw Error(standstill(seconds), ExitCode::watchdog);
-  }
-  void forget_wait(int rank) {
-    const std::lock_guard lock(mutex_);
-    waiting_.erase(rank);
-  }
-  // Who waits where; a rank that does not wait is the one that is behind.
-  std::string standstill(double idle) const {
-    std::string text = fmt::format("no progress for {:.0f} s", idle);
-    for (const auto& [rank, position] : positions_) {
-      const auto waits = waiting_.find(rank);
-      text += fmt::format("; rank {} {} ({})", rank,
-                          waits == waiting_.end() ? "is behind" : "waits in " + waits->second, position);
-    }
-    return text;
-  }
-
   std::mutex mutex_;
   std::condition_variable ended_changed_;
   std::atomic<bool> failed_ = false;
   std::atomic<int> cause_rank_ = 0;
-  std::atomic<Clock::rep> progress_ = Clock::now().time_since_epoch().count();
   int ended_ = 0;
   std::exception_ptr cause_;
-  std::map<int, std::string> positions_, waiting_;
-  double patience_ = forced_patience().value_or(first_patience);
 };
 
 struct Buffer {
@@ -181,7 +139,7 @@ class World {
   // A rank's post of its n-th collective here. That of the one before stays: a rank is at most one ahead.
   Post& post(std::uint64_t n, int rank) { return posts_[n % 2][static_cast<std::size_t>(rank)]; }
 
-  void meet(int rank, const std::string& call) {
+  void meet(const std::string& call) {
     hub_.throw_if_failed();
     std::unique_lock lock(mutex_);
     const std::uint64_t round = round_;
@@ -192,7 +150,7 @@ class World {
       changed_.notify_all();
       return;
     }
-    hub_.wait(lock, changed_, member(rank), call, [&] { return round_ != round; });
+    hub_.wait(lock, changed_, call, [&] { return round_ != round; });
   }
 
   void put(int from, int to, int tag, std::string call, std::vector<std::byte> content) {
@@ -207,7 +165,7 @@ class World {
   std::vector<std::byte> take(int from, int to, int tag, const std::string& call) {
     std::unique_lock lock(mutex_);
     auto& box = mail_[{from, to, tag}];
-    hub_.wait(lock, changed_, member(to), fmt::format("{} from rank {}", call, member(from)),
+    hub_.wait(lock, changed_, fmt::format("{} from rank {}", call, member(from)),
               [&] { return !box.empty(); });
     Letter letter = std::move(box.front());
     box.pop_front();
@@ -250,12 +208,11 @@ class LocalGroup : public ProcessGroup {
   const char* kind() const override { return "threads"; }
   int ranks_on_node() const override { return size(); }
   int rank_on_node() const override { return rank(); }
-  void set_patience(double seconds) override { world_->hub().set_patience(seconds); }
-  void set_position(const std::string& text) override {
-    world_->hub().set_position(world_->member(rank()), text);
-  }
-  void still_waiting(const std::string& call, double seconds) override {
-    world_->hub().still_waiting(world_->member(rank()), call, seconds);
+  void set_patience(double seconds) override { tessera::set_patience(seconds); }
+  void set_position(const std::string& text) override { tessera::set_position(text); }
+  void still_waiting(const std::string& call, double) override {
+    world_->hub().throw_if_failed();
+    tell_waiting(call);
   }
 
  protected:
@@ -280,7 +237,7 @@ class LocalGroup : public ProcessGroup {
       if (r == root && r != rank()) copy(call, data, theirs);
     });
   }
-  void do_barrier() override { world_->meet(rank(), "barrier"); }
+  void do_barrier() override { world_->meet("barrier"); }
   void do_send(const Call& call, const void* data, std::size_t bytes, int to, int tag) override {
     std::vector<std::byte> content(bytes);
     copy(call, content.data(), {data, bytes});
@@ -306,7 +263,7 @@ class LocalGroup : public ProcessGroup {
     own.for_rank = std::move(mine);
     own.copied = copy_small(call, own);
     finish(call);  // what is shown to others must be there
-    world_->meet(rank(), own.call);
+    world_->meet(own.call);
     bool copied = true;
     for (int r = 0; r < size(); ++r) {
       const World::Post& theirs = world_->post(n, r);
@@ -319,7 +276,7 @@ class LocalGroup : public ProcessGroup {
     for (int r = 0; r < size(); ++r) read(r, world_->post(n, r).to(rank()));
     if (copied) return;
     finish(call);  // others may change what was read
-    world_->meet(rank(), own.call);
+    world_->meet(own.call);
   }
   // Moves the data of a small post in host memory into the post; false for others.
   static bool copy_small(const Call& call, World::Post& post) {
@@ -359,10 +316,16 @@ void run_local_ranks(int ranks, const std::function<void(ProcessGroup&)>& rank_m
   std::vector<int> everyone(static_cast<std::size_t>(ranks));
   std::iota(everyone.begin(), everyone.end(), 0);
   const auto world = std::make_shared<World>(hub, everyone);
+  std::deque<Activity> activities(static_cast<std::size_t>(ranks));
+  std::vector<WatchedRank> watched;
+  for (int rank = 0; rank < ranks; ++rank)
+    watched.push_back({rank, &activities[static_cast<std::size_t>(rank)], true});
   std::vector<std::thread> threads;
   for (int rank = 0; rank < ranks; ++rank)
     threads.emplace_back([&, rank] {
       const log::RankScope scope(rank, ranks);
+      const ActivityScope activity(activities[static_cast<std::size_t>(rank)]);
+      tessera::set_patience(first_patience);
       LocalGroup group(world, rank);
       try {
         rank_main(group);
@@ -372,7 +335,13 @@ void run_local_ranks(int ranks, const std::function<void(ProcessGroup&)>& rank_m
       }
       hub.note_end();
     });
-  hub.wait_for_end(ranks);
+  std::atomic<std::uint32_t> spoken{0};
+  {
+    const Watch watch(watched, ranks, spoken, [&hub](const Standstill& found) {
+      hub.note_failure(found.rank, std::make_exception_ptr(Error(found.text, ExitCode::watchdog)));
+    });
+    hub.wait_for_end(ranks);
+  }
   for (std::thread& thread : threads) thread.join();
   hub.rethrow(ranks);
 }

@@ -9,6 +9,9 @@
 #include <list>
 #include <thread>
 
+#include "core/base/activity.h"
+#include "parallel/comm/mpi_watch.h"
+
 namespace tessera {
 namespace {
 
@@ -21,58 +24,6 @@ void check(int code, const char* what) {
   MPI_Error_string(code, text.data(), &length);
   fail("MPI {} failed: {}", what, std::string_view(text.data(), static_cast<std::size_t>(length)));
 }
-
-// What the groups of a rank share: where it stands, and a communicator for asking the others.
-class Watch {
- public:
-  Watch() { MPI_Comm_dup(MPI_COMM_WORLD, &comm_); }
-  ~Watch() { MPI_Comm_free(&comm_); }
-  Watch(const Watch&) = delete;
-  Watch& operator=(const Watch&) = delete;
-
-  double patience = forced_patience().value_or(first_patience);
-  std::string position;
-
-  // Tells all ranks where this one waits, and hears from those that wait too; one that does not answer is
-  // behind. Never ends in a deadlock: messages are left where they are.
-  std::string standstill(const std::string& call) {
-    int rank = 0;
-    int size = 1;
-    MPI_Comm_rank(comm_, &rank);
-    MPI_Comm_size(comm_, &size);
-    std::vector<std::string> lines(static_cast<std::size_t>(size));
-    std::string mine = fmt::format("waits in {} ({})", call, position);
-    mine.resize(line_bytes);
-    lines[static_cast<std::size_t>(rank)] = mine.substr(0, mine.find('\0'));
-    for (int peer = 0; peer < size; ++peer) {
-      MPI_Request request = MPI_REQUEST_NULL;  // never waited for: the job ends
-      if (peer != rank) MPI_Isend(mine.data(), line_bytes, MPI_CHAR, peer, 0, comm_, &request);
-    }
-    const auto start = Clock::now();
-    while (Clock::now() - start < std::chrono::seconds(3)) {
-      int there = 0;
-      MPI_Status status;
-      MPI_Iprobe(MPI_ANY_SOURCE, 0, comm_, &there, &status);
-      if (there == 0) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-        continue;
-      }
-      std::string theirs(line_bytes, '\0');
-      MPI_Recv(theirs.data(), line_bytes, MPI_CHAR, status.MPI_SOURCE, 0, comm_, MPI_STATUS_IGNORE);
-      lines[static_cast<std::size_t>(status.MPI_SOURCE)] = theirs.substr(0, theirs.find('\0'));
-    }
-    std::string text;
-    for (int r = 0; r < size; ++r) {
-      const std::string& line = lines[static_cast<std::size_t>(r)];
-      text += fmt::format("; rank {} {}", r, line.empty() ? "does not answer: it hangs or is gone" : line);
-    }
-    return text;
-  }
-
- private:
-  static constexpr int line_bytes = 256;
-  MPI_Comm comm_ = MPI_COMM_NULL;
-};
 
 // A datatype of `bytes` bytes, so that counts beyond 2^31 fit: units of 64 bytes where they divide.
 class Bytes {
@@ -96,7 +47,7 @@ class Bytes {
 
 class MpiGroup : public ProcessGroup {
  public:
-  MpiGroup(MPI_Comm comm, int rank, int size, std::shared_ptr<Watch> watch)
+  MpiGroup(MPI_Comm comm, int rank, int size, std::shared_ptr<MpiWatch> watch)
       : ProcessGroup(rank, size),
         comm_(comm),
         watch_(std::move(watch)),
@@ -113,12 +64,10 @@ class MpiGroup : public ProcessGroup {
   const char* kind() const override { return "mpi"; }
   int ranks_on_node() const override { return on_node_; }
   int rank_on_node() const override { return rank_on_node_; }
-  void set_position(const std::string& text) override { watch_->position = text; }
-  void set_patience(double seconds) override { watch_->patience = forced_patience().value_or(seconds); }
+  void set_position(const std::string& text) override { tessera::set_position(text); }
+  void set_patience(double seconds) override { tessera::set_patience(seconds); }
   // A rank that fails ends all processes: there is none to hear of.
-  void still_waiting(const std::string& call, double seconds) override {
-    if (seconds > watch_->patience) throw_standstill(call);
-  }
+  void still_waiting(const std::string& call, double) override { tell_waiting(call); }
 
  protected:
   void do_all_gather(const Call& call, void* out, const void* in, std::size_t bytes) override {
@@ -181,6 +130,7 @@ class MpiGroup : public ProcessGroup {
     drop_sent();
   }
   std::unique_ptr<ProcessGroup> do_split(int color, const std::vector<int>& members, int rank) override {
+    const DoingScope scope(Doing::waits, "split");
     MPI_Comm part = MPI_COMM_NULL;
     check(MPI_Comm_split(comm_, color, rank, &part), "Comm_split");
     return std::make_unique<MpiGroup>(part, rank, static_cast<int>(members.size()), watch_);
@@ -211,20 +161,18 @@ class MpiGroup : public ProcessGroup {
   // Spins briefly, then sleeps between looks: ranks may outnumber cores.
   void wait(MPI_Request& request, const Call& call) const {
     int done = 0;
-    for (int i = 0; i < 2000 && done == 0; ++i)
-      check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call.collective);
     const auto start = Clock::now();
+    do {  // a test may give the core away, for long where many want it
+      check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call.collective);
+    } while (done == 0 && Clock::now() - start < std::chrono::milliseconds(1));
+    note_progress();
+    if (done != 0) return;
+    const DoingScope scope(Doing::waits, call.text());
     while (done == 0) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
       check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call.collective);
-      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-      if (done == 0 && seconds > watch_->patience) throw_standstill(call.text());
+      watch_->exchange(std::chrono::duration<double>(Clock::now() - start).count());
     }
-  }
-
-  [[noreturn]] void throw_standstill(const std::string& call) const {
-    throw Error(fmt::format("no progress for {:.0f} s{}", watch_->patience, watch_->standstill(call)),
-                ExitCode::watchdog);
   }
 
   void cross_check(const Call& call) {
@@ -233,6 +181,7 @@ class MpiGroup : public ProcessGroup {
     const std::string text = call.text();
     text.copy(mine.data(), mine.size() - 1);
     std::string all(mine.size() * static_cast<std::size_t>(size()), '\0');
+    const DoingScope scope(Doing::waits, text);
     check(MPI_Allgather(mine.data(), mine.size(), MPI_CHAR, all.data(), mine.size(), MPI_CHAR, comm_),
           "Allgather");
     for (int r = 0; r < size(); ++r) {
@@ -244,7 +193,7 @@ class MpiGroup : public ProcessGroup {
 
   MPI_Comm comm_;
   std::list<Letter> letters_;
-  std::shared_ptr<Watch> watch_;
+  std::shared_ptr<MpiWatch> watch_;
   bool checked_;
   int on_node_ = 1;
   int rank_on_node_ = 0;
@@ -289,13 +238,15 @@ MpiSession::MpiSession() {
   int size = 1;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
-  world_ = std::make_unique<MpiGroup>(MPI_COMM_WORLD, rank, size, std::make_shared<Watch>());
+  watch_ = std::make_shared<MpiWatch>();
+  world_ = std::make_unique<MpiGroup>(MPI_COMM_WORLD, rank, size, watch_);
   failures_ = std::make_unique<FailureNotes>();
 }
 
 MpiSession::~MpiSession() {
   failures_.reset();
   world_.reset();
+  watch_.reset();
   MPI_Finalize();
 }
 

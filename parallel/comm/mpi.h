@@ -7,10 +7,14 @@
 
 namespace tessera {
 
+class MpiWatch;
+
 // Whether this process was started by mpirun or srun, with more than one rank or as a rank of such a job.
 bool started_by_mpi();
 
-// MPI's life in this process, and the group of all ranks; one at a time, made and used by the main thread.
+// MPI's life in this process, and the group of all ranks; one at a time, made and used by the main thread,
+// which tells of the rank's activity from then on. A standstill (core/base/watch.h) ends the job, saying who
+// is behind, with exit code `watchdog`.
 class MpiSession {
  public:
   MpiSession();
@@ -27,6 +31,7 @@ class MpiSession {
 
  private:
   struct FailureNotes;
+  std::shared_ptr<MpiWatch> watch_;
   std::unique_ptr<ProcessGroup> world_;
   std::unique_ptr<FailureNotes> failures_;
 };

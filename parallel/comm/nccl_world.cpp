@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 
+#include "core/base/activity.h"
 #include "parallel/comm/nccl_ways.h"
 
 namespace tessera {
@@ -28,6 +29,7 @@ struct World {
   }
   void still_waiting(const std::string& call, double seconds) {
     meeting.look();
+    tell_waiting(call);
     if (seconds <= patience) return;
     meeting.say_position(fmt::format("waits in {} ({})", call, position));
     std::string text = fmt::format("no progress for {:.0f} s", patience);
