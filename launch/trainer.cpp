@@ -22,6 +22,8 @@
 #include "launch/signals.h"
 #include "launch/start.h"
 #include "parallel/engine.h"
+#include "parallel/replica_fault.h"
+#include "parallel/replicas.h"
 
 namespace tessera {
 namespace {
@@ -51,6 +53,7 @@ struct Trainer::State {
   Clock::time_point last_finish;
   double smoothed = 0;  // seconds of a step
   double longest = 0;
+  std::int64_t skipped_in_a_row = 0;
 
   void take_lock();
   void be_patient() const;
@@ -59,6 +62,7 @@ struct Trainer::State {
   StepMetrics finish_step();
   bool note(const StepMetrics& now);
   void validate();
+  void check_replicas() const;
   bool save();
   ExitCode train();
 };
@@ -154,10 +158,19 @@ bool Trainer::State::note(const StepMetrics& now) {
     if (ranks.rank() == 0) log::error("step {}: {}", now.step, now.overflow);
     return false;
   }
-  if (std::isfinite(now.loss) && std::isfinite(now.grad_norm)) return true;
+  if (std::isfinite(now.loss) && std::isfinite(now.grad_norm)) {
+    skipped_in_a_row = 0;
+    return true;
+  }
   if (config.optimizer.on_nonfinite == OnNonfinite::skip) {
     log::info("step {}: loss {} or norm {} is not finite: skipped", now.step, now.loss, now.grad_norm);
-    return true;
+    if (++skipped_in_a_row < config.optimizer.max_skipped) return true;
+    if (ranks.rank() == 0)
+      log::error(
+          "step {}: loss or norm were not finite {} times in a row (optimizer.max_skipped): stopped. Resume "
+          "from an earlier checkpoint with a lower learning rate, and look at the data of these steps",
+          now.step, skipped_in_a_row);
+    return false;
   }
   if (ranks.rank() == 0)
     log::error(
@@ -181,14 +194,25 @@ void Trainer::State::validate() {
   metrics->validation({position.step - 1, tokens, total / static_cast<double>(tokens), seconds_since(start)});
 }
 
+// A bit that flipped on one rank is in its sums from then on: the run goes back to before.
+void Trainer::State::check_replicas() const {
+  set_position("comparing replicas");
+  const std::string fault = compare_replicas(*engine);
+  if (fault.empty()) return;
+  throw ReplicasDiffer(
+      fmt::format("after step {}: {}; nothing is saved from it. Run the same command again to go back to the "
+                  "newest checkpoint; if it comes again, look at that rank's memory and network",
+                  position.step - 1, fault));
+}
+
 // Whether the checkpoint is there. A full disk does not end a run: older checkpoints stand.
 bool Trainer::State::save() {
-  if (lock) lock->require_held();
   position.source_samples =
       setup.data->positions(static_cast<std::uint64_t>(position.step * config.train.global_batch));
   const auto start = Clock::now();
   set_position(fmt::format("save of step {}", position.step));
   const DoingScope scope(Doing::uses_storage, "the checkpoint");
+  if (lock) lock->require_held();
   try {
     save_run(config, position, *engine, setup.description, ranks);
     log::info("saved {} in {:.2f} s", checkpoint_path(config.checkpoint.dir, position.step).string(),
@@ -220,6 +244,9 @@ ExitCode Trainer::State::train() {
     while (in_flight.size() > ahead)
       if (!note(finish_step())) return ExitCode::numbers_suspect;
     be_patient();
+    if (options.after_step) options.after_step(*engine, position.step);
+    if (due || (config.train.compare_every && position.step % *config.train.compare_every == 0))
+      check_replicas();
     if (due) saved = save();
     if (stop && !last) {
       log::info("asked to stop: {} at step {}", saved ? "saved" : "NOT saved", position.step);

@@ -4,6 +4,8 @@
 // model, optimizer, data and log of its rank; the process group outlives it.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "core/base/error.h"
@@ -11,12 +13,14 @@
 
 namespace tessera {
 
+class Engine;
 class ProcessGroup;
 
 struct TrainOptions {
   bool fresh = false;  // refuse a checkpoint directory that holds checkpoints
   const char* how =
       "alone";  // "threads", "mpi" or "met at a file": how ranks were started, for the start-up table
+  std::function<void(Engine&, std::int64_t step)> after_step = nullptr;  // for tests: faults of memory
 };
 
 class Trainer {
@@ -27,7 +31,8 @@ class Trainer {
   Trainer& operator=(const Trainer&) = delete;
 
   // Trains to the last step, or until a signal asks to stop. Returns ok, or requeue after saving on request,
-  // or numbers_suspect after a non-finite loss or norm where the config says stop. Throws Error on failure.
+  // or numbers_suspect after a non-finite loss or norm where the config says stop, or after too many. Throws
+  // Error on failure: ReplicasDiffer where ranks hold different copies of a weight.
   ExitCode run();
 
  private:

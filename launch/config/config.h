@@ -62,6 +62,8 @@ struct TrainConfig {
   std::optional<int>
       watchdog;  // seconds; absent (auto): 60, or ten of the longest step so far if that is more
   std::optional<int> storage_watchdog;  // seconds of one call of storage; absent (auto): ten times watchdog
+  std::optional<std::int64_t>
+      compare_every;           // steps between comparisons of replicas; absent (auto): at saves
   std::optional<int> threads;  // of one rank; absent (auto): the cores of the machine, shared among its ranks
 };
 
@@ -73,6 +75,7 @@ struct OptimizerConfig {
   double weight_decay = 0.1;
   double clip = 1;  // global norm; 0 switches clipping off
   OnNonfinite on_nonfinite = OnNonfinite::stop;
+  std::int64_t max_skipped = 10;  // steps in a row, after which a run ends that skips
 };
 
 struct ScheduleConfig {

@@ -196,6 +196,9 @@ Section train_section() {
        auto_integer("storage_watchdog", TESSERA_MEMBER(train.storage_watchdog), 1 << 30,
                     "The same for one call of storage, such as an fsync, which shows no progress while it "
                     "lasts; auto is ten times watchdog, 600 where that is auto"),
+       auto_integer("compare_every", TESSERA_MEMBER(train.compare_every), no_limit,
+                    "Steps between comparisons, by hash, of what several ranks hold equal; auto is at each "
+                    "save, before which it is done in any case"),
        auto_integer("threads", TESSERA_MEMBER(train.threads), 4096,
                     "Threads of one rank; auto shares the machine's cores among its ranks")},
       {},
@@ -220,7 +223,9 @@ Section optimizer_section() {
        choice<>("on_nonfinite", TESSERA_MEMBER(optimizer.on_nonfinite),
                 std::vector<std::pair<std::string, OnNonfinite>>{{"stop", OnNonfinite::stop},
                                                                  {"skip", OnNonfinite::skip}},
-                "What to do when the loss or the gradient norm is not finite")},
+                "What to do when the loss or the gradient norm is not finite"),
+       integer("max_skipped", TESSERA_MEMBER(optimizer.max_skipped), 1,
+               "Steps skipped in a row after which the run ends")},
       {},
       {},
       {},

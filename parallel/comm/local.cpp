@@ -21,6 +21,7 @@
 #include "core/base/log.h"
 #include "core/base/watch.h"
 #include "core/tensor/device.h"
+#include "parallel/replica_fault.h"
 
 namespace tessera {
 namespace {
@@ -89,7 +90,8 @@ class Hub {
     try {
       std::rethrow_exception(cause_);
     } catch (const Error& e) {
-      const bool names_rank = ranks == 1 || e.code() == ExitCode::watchdog;
+      const bool names_rank =
+          ranks == 1 || e.code() == ExitCode::watchdog || dynamic_cast<const ReplicasDiffer*>(&e) != nullptr;
       throw Error(names_rank ? e.what() : fmt::format("rank {}: {}", cause_rank_.load(), e.what()), e.code());
     } catch (const std::exception& e) {
       throw Error(fmt::format("rank {}: {}", cause_rank_.load(), e.what()));

@@ -15,6 +15,8 @@
 #include "core/base/io.h"
 #include "core/tensor/device.h"
 #include "parallel/comm/local.h"
+#include "parallel/engine.h"
+#include "parallel/replica_fault.h"
 #include "tests/train/training.h"
 
 namespace tessera {
@@ -175,6 +177,81 @@ TEST_F(Training, StopsOrSkipsOnNonfiniteNumbers) {
   train("skip", 2, {"optimizer.lr=1e30", "optimizer.clip=0", "optimizer.on_nonfinite=skip"});
   EXPECT_EQ(state("skip")[0], 6.0F);
 }
+
+TEST_F(Training, GivesUpAfterTooManySkippedStepsInARow) {
+  const std::vector<std::string> skips{"optimizer.lr=1e30", "optimizer.clip=0", "train.steps=60",
+                                       "optimizer.on_nonfinite=skip", "checkpoint.every=1000"};
+  train("many", 2, skips, ExitCode::numbers_suspect);
+  EXPECT_TRUE(list_checkpoints(folder / "many").empty());
+  std::vector<std::string> few = skips;
+  few.emplace_back("optimizer.max_skipped=60");
+  train("few", 1, few);
+}
+
+// A bit of one rank's copy of a weight flips: noticed before the next save, or sooner where asked for. What
+// ZeRO publishes is overwritten by the next step, so there it must flip just before.
+struct Flip {
+  const char* name;
+  int ranks;
+  std::vector<std::string> layout;
+  int step;
+  const char* says;
+};
+
+class Replicas : public Training, public testing::WithParamInterface<Flip> {
+ protected:
+  void run(bool flips, const std::vector<std::string>& more = {}) const {
+    const Flip& flip = GetParam();
+    std::vector<std::string> overrides = flip.layout;
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    const Config chosen = config("flipped", overrides);
+    TrainOptions options;
+    options.after_step = [&](Engine& engine, std::int64_t step) {
+      if (!flips || step != flip.step || engine.mesh().world().rank() != 1) return;
+      for (Parameter* parameter : engine.chunks().front()->parameters()) {
+        if (parameter->layout().cut != Layout::Cut::none) continue;
+        static_cast<std::uint32_t*>(parameter->view(ViewKind::compute).raw())[3] ^= 1U << 18;
+        return;
+      }
+      FAIL();
+    };
+    run_local_ranks(flip.ranks, [&](ProcessGroup& group) {
+      EXPECT_EQ(Trainer(chosen, group, options).run(), ExitCode::ok);
+    });
+  }
+  void expect_noticed(const std::string& after, const std::vector<std::string>& more = {}) const {
+    try {
+      run(true, more);
+      FAIL();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ReplicasDiffer::exit_code) << e.what();
+      EXPECT_TRUE(std::string(e.what()).starts_with(after + GetParam().says)) << e.what();
+    }
+    EXPECT_EQ(state("flipped")[0], 3.0F);
+  }
+};
+
+TEST_P(Replicas, AFlippedBitEndsTheRunAndIsNotSaved) {
+  expect_noticed("after step 5: ");
+  if (GetParam().step == 4) expect_noticed("after step 3: ", {"train.compare_every=2"});
+  run(false);
+  EXPECT_EQ(state("flipped")[0], 6.0F);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, Replicas,
+    testing::Values(Flip{"TwoReplicas", 2, {}, 4, "ranks 0, 1 hold copies that differ in layers."},
+                    Flip{"FourReplicas", 4, {}, 4, "rank 1 differs from the other copies in layers."},
+                    Flip{"Zero1", 4, {"parallel.zero=1"}, 6, "rank 1 differs from the other copies in "},
+                    Flip{"Zero2", 2, {"parallel.zero=2"}, 6, "ranks 0, 1 hold copies that differ in "},
+                    Flip{"Zero1InBf16",
+                         4,
+                         {"parallel.zero=1", "train.precision=bf16"},
+                         6,
+                         "rank 1 differs from the other copies in published weight of "},
+                    Flip{
+                        "TensorParallel", 2, {"parallel.tp=2"}, 4, "ranks 0, 1 hold copies that differ in "}),
+    [](const auto& tested) { return std::string(tested.param.name); });
 
 TEST_F(Training, Bf16Learns) {
   train("bf16", 2, {"train.precision=bf16", "train.steps=6"});
