@@ -70,7 +70,7 @@ bool is_shard(const fs::path& path) {
 
 bool may_be_saved(const fs::path& path) {
   const std::string name = path.filename().string();
-  return is_shard(path) || name == manifest_name || name == std::string(manifest_name) + ".tmp" ||
+  return is_shard(path) || name == manifest_name || name.starts_with(std::string(manifest_name) + ".tmp") ||
          std::any_of(std::begin(release_attachments), std::end(release_attachments),
                      [&](const char* attachment) { return name == attachment; });
 }
