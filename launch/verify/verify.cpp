@@ -72,7 +72,8 @@ Verdict verify_layout(const Config& config, const ReleaseConfig& release, const 
   if (verdict.fault) return verdict;
   verdict.lines.emplace_back("import, data, count of targets, save, validation, resume: as they should be");
   if (options.mpi_program.empty()) return verdict;
-  const MpiCheck mpi = check_mpi(subject, roomy(verdict.small.layout), options.mpi_program);
+  const Small single = shrink(config, release.spec, layout, DType::f32);  // what its processes make of it
+  const MpiCheck mpi = check_mpi(single.subject, roomy(single.layout), options.mpi_program);
   verdict.fault = mpi.fault;
   if (!mpi.fault)
     verdict.lines.push_back(mpi.skipped.empty() ? "MPI: the bits of thread ranks"
