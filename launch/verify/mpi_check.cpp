@@ -11,6 +11,7 @@
 
 #include "core/base/error.h"
 #include "core/base/io.h"
+#include "core/base/new_file.h"
 #include "launch/mpirun.h"
 #include "launch/verify/life_files.h"
 #include "launch/verify/trace.h"
