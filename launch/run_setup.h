@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "checkpoint/coordination.h"
 #include "checkpoint/model_source.h"
 #include "core/nn/model.h"
 #include "data/dataset.h"

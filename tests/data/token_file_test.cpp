@@ -14,6 +14,7 @@
 #include "core/base/hash.h"
 #include "core/base/io.h"
 #include "core/base/json.h"
+#include "core/base/new_file.h"
 #include "data/token_file_format.h"
 #include "tests/data/temporary.h"
 

@@ -8,6 +8,7 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/store.h"
 #include "core/base/io.h"
+#include "core/base/new_file.h"
 #include "launch/data_identity.h"
 #include "launch/trainer.h"
 #include "parallel/comm/local.h"
