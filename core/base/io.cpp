@@ -1,6 +1,7 @@
 #include "core/base/io.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -273,6 +274,19 @@ void sync_folder(const fs::path& path) {
   const int error_number = fsync_of(fd, path);
   ::close(fd);
   if (error_number != 0) fail_io("fsync", path, error_number);
+}
+
+Mapping::Mapping(const fs::path& path) {
+  const File file = File::open_read(path);
+  size_ = file.size();
+  if (size_ == 0) return;
+  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.descriptor(), 0);
+  if (address == MAP_FAILED) fail_io("map", path, errno);
+  data_ = static_cast<const std::byte*>(address);
+}
+
+Mapping::~Mapping() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 }  // namespace tessera::io

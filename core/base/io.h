@@ -73,4 +73,19 @@ void sync_folder(const fs::path& path);
 // open files elsewhere.
 int injected_fault(const char* operation, const fs::path& path);
 
+// A read-only mapping of a whole file, for one that nobody changes: what is cut from it meanwhile ends the
+// process.
+class Mapping {
+ public:
+  explicit Mapping(const fs::path& path);
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
 }  // namespace tessera::io

@@ -98,7 +98,7 @@ class Life {
     elsewhere.checkpoint.dir = (folder_.path() / "import").string();
     RunPosition position;
     position.reduce_groups = subject_.reduce_groups;
-    save_run(elsewhere, position, *engine, description_, host);
+    save_run(elsewhere, position, *engine, description_, open_train(), host);
     first_.add(engine->owned());
   }
 
@@ -107,15 +107,13 @@ class Life {
     const auto engine = make_engine(rank, layout_);
     load_weights(*engine, checkpoint_source(open_checkpoint(folder_.path() / "import"), description_));
     check_states(Stage::import, "import", first_, engine->held(), host.rank());
-    const Dataset data(files_.train, subject_.batch.seq_len, subject_.document_mask, config_.data.seed);
+    const Dataset data = open_train();
     RunPosition position;
     position.reduce_groups = subject_.reduce_groups;
     train(*engine, data, position, Stage::first_step);
     train(*engine, data, position, Stage::second_step);
-    position.source_samples =
-        data.positions(static_cast<std::uint64_t>(position.step * subject_.batch.global_batch));
     saved_.add(engine->owned());
-    save_run(config_, position, *engine, description_, host);
+    save_run(config_, position, *engine, description_, data, host);
     evaluations_[static_cast<std::size_t>(host.rank())] =
         evaluate(*engine, open_valid(), subject_.batch, subject_.document_mask);
     const RunPosition at_save = position;
@@ -129,7 +127,7 @@ class Life {
   void resume(Rank& rank, ProcessGroup& host, const Dataset& data, const RunPosition& at_save,
               const Outcome& third) {
     const auto engine = make_engine(rank, layout_);
-    const std::optional<SavedRun> saved = find_run(config_, host);
+    const std::optional<SavedRun> saved = find_run(config_, data, host);
     if (!saved) return findings_.add(Stage::resume, 0, {"resume", "the checkpoint just saved is not found"});
     load_run(*saved, *engine);
     RunPosition position = saved->position;
@@ -156,7 +154,7 @@ class Life {
   void read_alone(ProcessGroup& host) {
     Rank rank(*this, host);
     const auto engine = make_engine(rank, {});
-    const std::optional<SavedRun> saved = find_run(config_, host);
+    const std::optional<SavedRun> saved = find_run(config_, open_train(), host);
     if (!saved) return findings_.add(Stage::save, 0, {"save", "the checkpoint just saved is not found"});
     if (const auto misfit = saved_.misfit(saved->checkpoint))
       findings_.add(Stage::save, 1, {"save: " + misfit->state, misfit->what});
@@ -187,6 +185,10 @@ class Life {
                       {"validation", fmt::format("its loss is {:.9g}; one rank has {:.9g}: {}", one.loss,
                                                  loss, factor_text(one.loss / loss, layout_.mesh))});
     }
+  }
+
+  Dataset open_train() const {
+    return {files_.train, subject_.batch.seq_len, subject_.document_mask, config_.data.seed};
   }
 
   std::vector<std::unique_ptr<TokenFile>> open_valid() const {
