@@ -3,7 +3,7 @@
 #include <set>
 
 #include "checkpoint/model_source.h"
-#include "checkpoint/release_file.h"
+#include "checkpoint/release_path.h"
 #include "checkpoint/safetensors.h"
 #include "core/base/error.h"
 #include "core/base/io.h"

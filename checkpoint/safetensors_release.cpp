@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "checkpoint/release_file.h"
+#include "checkpoint/release_path.h"
 #include "checkpoint/safetensors.h"
 #include "core/base/error.h"
 #include "core/base/json.h"

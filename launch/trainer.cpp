@@ -21,7 +21,7 @@
 #include "launch/run_state.h"
 #include "launch/schedule.h"
 #include "launch/signals.h"
-#include "launch/start.h"
+#include "launch/start_plan.h"
 #include "parallel/engine.h"
 #include "parallel/replica_fault.h"
 #include "parallel/replicas.h"

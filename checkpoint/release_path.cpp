@@ -1,4 +1,4 @@
-#include "checkpoint/release_file.h"
+#include "checkpoint/release_path.h"
 
 #include "core/base/error.h"
 

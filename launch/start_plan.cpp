@@ -1,4 +1,4 @@
-#include "launch/start.h"
+#include "launch/start_plan.h"
 
 #include "checkpoint/retention.h"
 #include "core/base/error.h"
