@@ -62,8 +62,7 @@ ChunkMemory activation_bytes(Model& model, const RunShape& run, Directions direc
   };
   Tensor input;  // of the chunk before, or none
   if (model.embedding() == nullptr)
-    input = as_leaf(
-        Tensor::empty({ids.numel() / mesh.tp, model.spec().hidden_size}, run.options.compute, device));
+    input = as_leaf(Tensor::empty({ids.numel(), model.spec().hidden_size}, run.options.compute, device));
   ChunkMemory memory;
   if (directions == Directions::forward) {
     const NoGrad no_grad;

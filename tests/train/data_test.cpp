@@ -165,7 +165,7 @@ TEST_F(TrainingData, FilesShorterThanAWindowAreNamedAtTheStart) {
     expect_refused(ExitCode::failure, {"short.h5", "16 tokens", "seq_len 16"}, [&] {
       train("run", 3, source("a.h5"), {fmt::format("{}=[{{path: {}}}]", key, path("short.h5"))});
     });
-  EXPECT_FALSE(std::filesystem::exists(folder / "run_log"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "run_log/metrics.jsonl"));
 }
 
 TEST_F(TrainingData, OfAnotherTokenizerDoesNotGoOnFromAModel) {
