@@ -51,11 +51,13 @@ Origin take_origin(Config& config, Coordination& ranks) {
                                                  place, theirs.family->model_type));
     if (place == *config.init.from)
       refuse_differences(config, without_aliases(*theirs.family, *config.model.keys), theirs);
+    origin.place = source.origin();
     origin.files = source.description().files;
     text = theirs.config->dump();
   }
   text = ranks.broadcast_text(text);
   if (text.empty()) return origin;
+  origin.place = ranks.broadcast_text(origin.place);
   origin.keys = parse_json(text, "init.from");
   const Family& family = find_family(origin.keys.at("model_type").get<std::string>());
   origin.keys.erase("model_type");

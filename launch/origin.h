@@ -14,6 +14,7 @@ namespace tessera {
 
 struct Origin {
   Json keys = Json::object();  // config.json's, those unknown to the family too; none without init.from
+  std::string place;  // of the model; rank 0 finds it: the directory may be another job's, and get newer ones
   std::map<std::string, std::string> files;  // tokenizer's, chat template, licence, …; on rank 0 only
 };
 

@@ -161,18 +161,6 @@ void read_part(const ModelSource& source, const Engine::Owned& part) {
   }
 }
 
-[[noreturn]] void fail_of_other_model(const Config& config, const std::vector<std::string>& keys,
-                                      const ReleaseConfig& theirs, const ReleaseConfig& ours) {
-  std::string list;
-  for (const std::string& key : keys)
-    list += fmt::format("{}{} ({}, here {})", list.empty() ? "" : ", ", key,
-                        theirs.config->value(key, Json()).dump(), ours.config->value(key, Json()).dump());
-  config.fail_at("init.from",
-                 fmt::format("'{}' holds another model than this config's: {} differ; give `model` "
-                             "its values",
-                             *config.init.from, list));
-}
-
 }  // namespace
 
 void fail_at_its_key(const Config& config, const Error& error) {
@@ -185,6 +173,7 @@ void fail_at_its_key(const Config& config, const Error& error) {
 RunSetup read_run(Config& config, int ranks, Coordination& coordination) {
   const Origin origin = take_origin(config, coordination);
   RunSetup setup;
+  setup.begins_from = origin.place;
   set_position("start: opening the data");
   std::optional<DoingScope> opening(std::in_place, Doing::uses_storage, "the data's files");
   open_data(config, setup);
@@ -235,25 +224,19 @@ void require_log_folder(const Config& config) {
     config.fail_at("log.dir", fmt::format("'{}' cannot be written to: {}", folder.string(), error.message()));
 }
 
-void initialize_weights(const Config& config, const ReleaseConfig& model, const TokenFile& data,
-                        Engine& engine) {
+void initialize_weights(const Config& config, const RunSetup& setup, Engine& engine) {
   if (!config.init.from) {
     engine.initialize(config.init.seed);
     return;
   }
   set_position("start: reading the weights to begin with");
   const DoingScope scope(Doing::uses_storage, "read of", *config.init.from);
-  // All ranks read the checkpoint that rank 0 finds: the directory may be another job's, and get newer ones.
-  ProcessGroup& ranks = engine.mesh().world();
-  const std::string found =
-      ranks.all_gather_text(ranks.rank() == 0 ? open_model(*config.init.from).origin() : "").front();
-  const ModelSource source = open_model(found);
-  const std::vector<std::string> keys = model_differences(source.description().release, model);
-  if (!keys.empty()) fail_of_other_model(config, keys, source.description().release, model);
-  if (const std::string conflict = tokenizer_conflict(source, data); !conflict.empty())
+  const ModelSource source = open_model(setup.begins_from);
+  if (const std::string conflict = tokenizer_conflict(source, setup.data->file(0)); !conflict.empty())
     config.fail_at("init.from", conflict);
   load_weights(engine, source);
-  if (ranks.rank() == 0 && !source.beyond().empty() && config.experts.balance != Balance::bias)
+  if (engine.mesh().world().rank() == 0 && !source.beyond().empty() &&
+      config.experts.balance != Balance::bias)
     log::warn(
         "'{}' was trained with experts.balance: bias; its choice biases ('{}', …) are left out, and experts "
         "are chosen otherwise than in its training",

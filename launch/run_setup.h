@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "checkpoint/coordination.h"
@@ -23,6 +24,7 @@ struct RunSetup {
   std::unique_ptr<Dataset> data;
   std::vector<std::unique_ptr<TokenFile>> valid;
   ModelDescription description;  // config as published, tokenizer and other files
+  std::string begins_from;       // the model that init.from stands for, found once for all ranks
   ModelOptions model;
   ParallelLayout layout;
   BatchShape batch;
@@ -43,10 +45,9 @@ void require_log_folder(const Config& config);
 // Throws a mistake whose message begins with its key, as "parallel.tp", at the place where the user wrote it.
 [[noreturn]] void fail_at_its_key(const Config& config, const Error& error);
 
-// Drawn from init.seed, or read from init.from, of which `model` must compute the same, in the tokens of
-// `data`. Collective.
-void initialize_weights(const Config& config, const ReleaseConfig& model, const TokenFile& data,
-                        Engine& engine);
+// Drawn from init.seed, or read from where the run begins, which must be in the tokens of its data.
+// Collective.
+void initialize_weights(const Config& config, const RunSetup& setup, Engine& engine);
 
 // Weights of whatever part each rank holds, choice biases of experts if both have some; `source` is of the
 // engine's spec.

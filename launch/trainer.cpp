@@ -279,7 +279,7 @@ Trainer::Trainer(const Config& config, ProcessGroup& ranks, const TrainOptions& 
   if (start.saved)
     load_run(*start.saved, *s.engine);
   else
-    initialize_weights(s.config, s.setup.description.release, s.setup.data->file(0), *s.engine);
+    initialize_weights(s.config, s.setup, *s.engine);
   if (ranks.rank() != 0) return;
   for (const std::string& line : start.warnings) log::warn("{}", line);
   print_start_table(s.config, s.setup, *s.engine, ranks, options);
