@@ -125,11 +125,13 @@ int encode(const std::string& path, bool lines) {
   for (std::size_t begin = 0; begin < text.size() || (!lines && line == 0);) {
     const std::size_t end = lines ? std::min(text.find('\n', begin), text.size()) : text.size();
     ++line;
+    std::vector<std::uint32_t> ids;
     try {
-      print_ids(tokenizer.encode(std::string_view(text).substr(begin, end - begin), true));
+      ids = tokenizer.encode(std::string_view(text).substr(begin, end - begin), true);
     } catch (const Error& e) {
       fail("standard input:{}: {}", line, e.what());
     }
+    print_ids(ids);
     begin = end + 1;
   }
   return 0;
