@@ -110,17 +110,13 @@ int run(Options options) {
   if (options.data.empty())
     fail_usage("--data is missing: name a token file, made by `tessera data prepare`");
   ModelSource source = open_model(options.inference.model);
-  if (const auto config = of_config ? std::nullopt : config_of_run(source.origin())) {
+  if (const auto config = of_config ? std::nullopt : config_of_run(source.origin()))
     take_settings(options, *config);
-    log::info("{}, windows of {} tokens, {}", options.inference.precision, options.seq_len,
-              *options.document_mask ? "documents masked" : "documents not masked");
-  }
-  if (options.seq_len == 0) {
-    options.seq_len = std::min<std::int64_t>(512, source.spec().max_positions);
-    log::info("windows of {} tokens; choose with --seq-len", options.seq_len);
-  }
+  if (options.seq_len == 0) options.seq_len = std::min<std::int64_t>(512, source.spec().max_positions);
   if (!options.document_mask) options.document_mask = false;
   const auto files = open_data(source, options);
+  log::info("{}, windows of {} tokens, {}", options.inference.precision, options.seq_len,
+            *options.document_mask ? "documents masked" : "documents not masked");
   InferenceModel model(std::move(source), options.inference, {options.batch, options.seq_len, false});
   Total total;
   for (const auto& file : files) evaluate(model, *file, options, total);

@@ -182,7 +182,7 @@ TEST_F(Stops, AFileLimitIsAFullDisk) {
   EXPECT_EQ(job.wait(60), 1) << job.output();  // the last save fails
   EXPECT_EQ(runs.logged_steps("limit"), 6);
   EXPECT_EQ(count(job.output(), "no checkpoint of step 3"), 1) << job.output();
-  EXPECT_GE(count(job.output(), "File too large"), 1) << job.output();
+  EXPECT_GE(count(job.output(), "ulimit -f"), 1) << job.output();
 }
 
 class Starts : public testing::Test {
