@@ -30,6 +30,7 @@ struct Options {
   std::int64_t seq_len = 0;  // 0: as the run, or up to 512
   std::int64_t batch = 4;
   std::optional<bool> document_mask;
+  bool mask = false;  // as typed
   bool precision_given = false;
 };
 
@@ -150,15 +151,17 @@ void add_eval_verb(CLI::App& app, Action& chosen) {
   verb->add_option("--batch", options->batch, "Sequences of a forward pass")
       ->check(whole_number(1, 4096))
       ->capture_default_str();
-  verb->add_flag("--document-mask,!--no-document-mask", options->document_mask,
-                 "Attention and positions restart at documents, or do not; by default as in the run");
+  const CLI::Option* const mask =
+      verb->add_flag("--document-mask,!--no-document-mask", options->mask,
+                     "Attention and positions restart at documents, or do not; by default as in the run");
   add_inference_options(*verb, options->inference);
   verb->footer(
       "A checkpoint is evaluated as its run validates: same windows, document mask and precision, unless "
       "told.\n"
       "Example: tessera eval checkpoints/demo --data valid.h5");
-  verb->callback([verb, options, &chosen] {
+  verb->callback([verb, mask, options, &chosen] {
     options->precision_given = verb->count("--precision") > 0;
+    if (mask->count() > 0) options->document_mask = options->mask;
     chosen = [options] { return run(*options); };
   });
 }
