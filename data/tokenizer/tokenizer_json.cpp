@@ -277,7 +277,11 @@ void Reader::post_processor(const Json& part) const {
     for (const Json& inner : list(part, "processors", "the post-processor")) post_processor(inner);
   } else if (type == "TemplateProcessing") {
     only(part, {"type", "single", "pair", "special_tokens"}, "the post-processor");
-    template_pieces(member(part, "single", "the post-processor"));
+    const Json& single = member(part, "single", "the post-processor");
+    template_pieces(single);
+    const auto is_text = [](const Json& piece) { return piece.contains("Sequence"); };
+    if (std::count_if(single.begin(), single.end(), is_text) != 1)
+      refuse("the post-processor's template \"single\" does not hold its text once");
     template_pieces(member(part, "pair", "the post-processor"));
     const Json& tokens = member(part, "special_tokens", "the post-processor");
     if (!tokens.is_object()) refuse("special_tokens of the post-processor is no object");

@@ -172,11 +172,13 @@ TEST(Malformed, IsRefusedByName) {
                                        {"pair", Json::array({piece})},
                                        {"special_tokens", Json::object()}});
   };
-  Tokenizer::from_json_text(with_template(Json::array({piece})).dump(), "t.json");
+  const Json content = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  Tokenizer::from_json_text(with_template(Json::array({piece, content})).dump(), "t.json");
   refused(with_template("$A"), "no list");
   refused(with_template(Json::array({"$A"})), "$A");
   refused(with_template(Json::array({{{"Sequence", {{"id", "C"}, {"type_id", 0}}}}})), "C");
   refused(changed("/post_processor", {{"type", "TemplateProcessing"}}), "single");
+  refused(with_template(Json::array({piece})), "does not hold its text once");
   EXPECT_THROW(
       Tokenizer::from_json_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "t.json"),
       Error);
