@@ -23,8 +23,8 @@ void SharedText::set(std::string_view text) {
 }
 
 std::string SharedText::get() const {
-  std::array<std::uint64_t, words + 1> copy{};  // ends in a zero
-  for (int tries = 0; tries < 100; ++tries) {
+  std::array<std::uint64_t, words + 1> copy{};     // ends in a zero
+  for (int tries = 0; tries < 100'000; ++tries) {  // a writer that was killed meanwhile never ends
     const std::uint64_t version = version_.load(std::memory_order_acquire);
     for (std::size_t i = 0; i < words; ++i) copy[i] = words_[i].load(std::memory_order_acquire);
     if (version % 2 == 0 && version_.load(std::memory_order_relaxed) == version) break;
