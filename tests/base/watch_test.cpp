@@ -32,6 +32,7 @@ class Watching : public testing::Test {
     std::atomic<std::uint32_t> spoken{0};
     std::string said;
     std::atomic<bool> done = false;
+    std::atomic<std::size_t> at_end = 0;  // none has ended while another is still said to wait
     std::vector<std::thread> threads;
     {
       const Watch watch(watched, static_cast<int>(watched.size()), spoken, [&](const Standstill& found) {
@@ -44,6 +45,7 @@ class Watching : public testing::Test {
           set_position("step " + std::to_string(r));
           ranks[r]();
           while (over == 0 && !done) std::this_thread::sleep_for(1ms);
+          for (++at_end; at_end < ranks.size() && !done;) std::this_thread::sleep_for(1ms);
         });
       const auto start = Clock::now();
       while (!done && over == 0 && std::chrono::duration<double>(Clock::now() - start).count() < limit)
